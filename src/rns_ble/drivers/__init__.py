@@ -1,0 +1,1 @@
+"""Bluetooth stacks behind one contract: see `rns_ble.drivers.base`."""

@@ -1,0 +1,305 @@
+"""The driver contract: what a Bluetooth stack offers to the mesh, and nothing more.
+
+Rules that every driver keeps, and that `rns_ble.testing.driver_suite` checks:
+
+1. A driver moves values; it never looks inside one. The single exception is the 16-byte identity,
+   which is a GATT matter: read from the peer's Identity characteristic and written to its RX.
+2. A link is owned by whoever received it, and that owner closes it. The driver keeps no second
+   copy that could outlive it.
+3. `connect` either returns a link that is ready for data or leaves nothing behind: no connection,
+   no pending dial, no task. That holds when it fails, when it times out and when it is cancelled.
+4. Sends are whole and in order per link. The call returns when the stack has taken the value, so
+   that a slow radio slows its sender down.
+5. The end of a link, for whatever reason, ends the iteration over it. Nothing else reports it.
+6. Leaving `async with driver` releases everything, within `GOODBYE_TIMEOUT`. The driver may then be
+   entered again.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType, TracebackType
+from typing import Final, Self
+
+import trio
+
+from rns_ble.protocol.gatt import value_limit
+
+GOODBYE_TIMEOUT: Final = 5.0
+"""Seconds a driver may take to close a link or itself. BlueZ waits 2.0 s before it drops an ACL
+connection, so a shorter deadline would leave every link behind."""
+
+SIGHTINGS_BUFFERED: Final = 256
+"""Sightings waiting for the mesh. A newer one follows within a second, so one that finds no room is dropped."""
+
+ACCEPTED_BUFFERED: Final = 32
+"""Links waiting to be taken by the mesh: more than any controller holds at once (BlueZ and Android: 7 to 20)."""
+
+
+class BLEError(Exception):
+    """Something Bluetooth failed. The message says what to do about it, where anything can be done."""
+
+
+class AdapterUnavailable(BLEError):
+    """The adapter, or the stack under it, is missing, off or gone. Ends `async with driver`."""
+
+
+class PermissionDenied(AdapterUnavailable):
+    """The adapter is there, but this user may not use it."""
+
+
+class PeerUnreachable(BLEError):
+    """An attempt to connect failed on the peer's side: not in range, refused, no such service."""
+
+
+class AlreadyConnected(BLEError):
+    """The two adapters are linked already, so the attempt never was made. No failure of the peer's."""
+
+
+class LinkLost(BLEError, trio.BrokenResourceError):
+    """The link has ended: out of range, closed by the peer, or closed by us."""
+
+
+class ProtocolViolation(BLEError):
+    """The peer does not speak BLE Reticulum (for example: its Identity is not 16 bytes)."""
+
+
+class ConfigurationError(BLEError, ValueError):
+    """The configuration can't work. Names the key, the value and what is allowed."""
+
+
+class Role(enum.Enum):
+    """Our role on a link (Bluetooth Core Specification, Vol 3 Part C, 2.2.2)."""
+
+    CENTRAL = "central"
+    PERIPHERAL = "peripheral"
+
+
+class DriverState(enum.Flag):
+    """What the radio does now; scanning and advertising go on side by side."""
+
+    IDLE = 0
+    SCANNING = enum.auto()
+    ADVERTISING = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class BLEDevice:
+    """One sighting of an advertisement that carries our service UUID."""
+
+    address: str
+    """Normalised: upper case, colons (`rns_ble.protocol.advertisement.normalise_address`)."""
+    rssi: int | None = None
+    """dBm; None when the stack gave none or one of the sentinels -127, -128, 0, 127."""
+    name: str | None = None
+    manufacturer_data: Mapping[int, bytes] = field(default_factory=lambda: MappingProxyType({}))
+    """Company identifier → the data after it (Core Specification Supplement, Part A, 1.4)."""
+
+
+class BLELink(trio.abc.Channel[bytes]):
+    """One GATT connection to one peer, in one role: values in, values out.
+
+    `async for value in link` yields what the peer sends (a write to our RX where we are the peripheral,
+    a notification of its TX where we are the central) and ends when the link does.
+    """
+
+    address: str
+    """The peer's Bluetooth address on this link, normalised."""
+    role: Role
+    """Ours."""
+    peer_identity: bytes | None = None
+    """16 bytes, when the driver has done the handshake: always in the central role, in the peripheral
+    role only with drivers that take the identity write themselves."""
+    rssi: int | None = None
+    """dBm, as the peer was last heard; None when unknown."""
+    data_path: str = "gatt"
+    """How values travel, for the status: for example `socket` or `dbus`."""
+
+    @property
+    @abstractmethod
+    def att_mtu(self) -> int:
+        """ATT_MTU in bytes, 23 to 517. May grow until the handshake is done, never shrinks."""
+
+    @property
+    def value_limit(self) -> int:
+        """The longest value, in bytes, that may be sent now: min(ATT_MTU - 3, 512)."""
+        return value_limit(self.att_mtu)
+
+    @abstractmethod
+    async def send(self, value: bytes) -> None:
+        """Hand one value to the stack: a write command as central, a notification as peripheral.
+
+        Several tasks may send at once; values go out whole, in the order of the calls.
+
+        Raises `LinkLost` when the link has ended, `ValueError` when the value is longer than
+        `value_limit`. Cancelled: the value was sent whole or not at all, and the link goes on.
+        """
+
+    @abstractmethod
+    async def receive(self) -> bytes:
+        """The next value from the peer, of any length.
+
+        Raises `trio.EndOfChannel` once the link has ended and all it brought has been received, and
+        `trio.ClosedResourceError` after our own `aclose`. Cancelled: nothing is lost.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Really disconnect, then return. Idempotent; never raises for a peer that is gone.
+
+        Shields itself and takes at most `GOODBYE_TIMEOUT`: the caller needs neither. Where the other
+        role lives on the same ACL connection, only this role ends.
+        """
+
+
+class BLEDriverInterface(ABC):
+    """One adapter (or virtual controller) and the stack that drives it.
+
+    ::
+
+        async with driver:                       # opens the stack; a failure of it ends this block
+            driver.set_identity(identity)
+            await driver.start(SERVICE, RX, TX, IDENTITY)
+            await driver.start_advertising()
+            await driver.start_scanning()
+            async for device in driver.discovered: ...
+            link = await driver.connect(device.address)
+
+    A stack that fails raises `AdapterUnavailable` out of the `async with` block, whose body is cancelled.
+    Not safe to enter twice at once.
+    """
+
+    discovered: trio.MemoryReceiveChannel[BLEDevice]
+    """Sightings, newest last; made anew at each entry."""
+    accepted: trio.MemoryReceiveChannel[BLELink]
+    """Links that other centrals made to us; made anew at each entry. Every one of them is closed at exit."""
+
+    def __init__(self, *, simultaneous_connects: int = 1) -> None:
+        """`simultaneous_connects`: how many links may be under way at once. LE controllers have one initiator
+        (Core Specification, Vol 4 Part E, 7.8.12: a second create-connection is "command disallowed").
+        """
+        self.establishing: Final = trio.CapacityLimiter(simultaneous_connects)
+        """Held by `connect` from its first to its last step. Its `total_tokens` tells the mesh how many
+        attempts make sense at once."""
+        self._discovered_send: trio.MemorySendChannel[BLEDevice]
+        self._accepted_send: trio.MemorySendChannel[BLELink]
+        self._running: AbstractAsyncContextManager[None] | None = None
+
+    # --- life ---
+
+    @abstractmethod
+    def _run(self) -> AbstractAsyncContextManager[None]:
+        """The stack's life: open it, yield, release all of it. An `asynccontextmanager` of the driver's.
+
+        What it holds at its end is released in a shielded scope with a deadline.
+        """
+
+    async def __aenter__(self) -> Self:
+        """Open the stack. Raises `AdapterUnavailable` or `PermissionDenied`."""
+        self._running = running = self._with_channels()
+        await running.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        """Stop, close every link, release the stack."""
+        assert self._running is not None
+        running, self._running = self._running, None
+        return await running.__aexit__(kind, error, trace)
+
+    @asynccontextmanager
+    async def _with_channels(self) -> AsyncIterator[None]:
+        self._discovered_send, self.discovered = trio.open_memory_channel[BLEDevice](SIGHTINGS_BUFFERED)
+        self._accepted_send, self.accepted = trio.open_memory_channel[BLELink](ACCEPTED_BUFFERED)
+        async with self._run():
+            yield
+
+    def _sight(self, device: BLEDevice) -> None:
+        """For drivers: report a sighting. Never blocks, never raises."""
+        try:
+            self._discovered_send.send_nowait(device)
+        except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # see SIGHTINGS_BUFFERED
+
+    def _accept(self, link: BLELink) -> bool:
+        """For drivers: offer a link that a central made. Never blocks. False: the driver must close it."""
+        try:
+            self._accepted_send.send_nowait(link)
+        except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+            return False
+        return True
+
+    # --- identity and services ---
+
+    @property
+    @abstractmethod
+    def address(self) -> str | None:
+        """Our Bluetooth address as peers see it, normalised; None where the platform hides it."""
+
+    @abstractmethod
+    def set_identity(self, identity: bytes) -> None:
+        """What our Identity characteristic answers and `connect` writes: 16 bytes. Before `start`.
+
+        Raises `ValueError` for another length.
+        """
+
+    @abstractmethod
+    async def start(
+        self, service_uuid: str, rx_char_uuid: str, tx_char_uuid: str, identity_char_uuid: str
+    ) -> None:
+        """Put the GATT service up. Neither scans nor advertises yet. Raises `AdapterUnavailable`."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Stop scanning and advertising and close every link. Idempotent."""
+
+    # --- radio ---
+
+    @property
+    @abstractmethod
+    def state(self) -> DriverState:
+        """What was asked for and is in force; a pause of scanning while a connect lasts does not show."""
+
+    @property
+    @abstractmethod
+    def connected_peers(self) -> list[str]:
+        """Addresses with at least one live link, in either role."""
+
+    @abstractmethod
+    async def start_scanning(self) -> None:
+        """Report sightings of our service on `discovered`, the same device again and again. Idempotent."""
+
+    @abstractmethod
+    async def stop_scanning(self) -> None:
+        """Idempotent."""
+
+    @abstractmethod
+    async def start_advertising(
+        self, device_name: str | None = None, manufacturer_data: Mapping[int, bytes] | None = None
+    ) -> None:
+        """Advertise connectably with our service UUID, and go on while centrals are connected. Idempotent.
+
+        `device_name`: at most 8 bytes of UTF-8, for flags, a 128-bit UUID and it fill the 31 bytes.
+        """
+
+    @abstractmethod
+    async def stop_advertising(self) -> None:
+        """Idempotent. Links stay."""
+
+    @abstractmethod
+    async def connect(self, address: str) -> BLELink:
+        """Connect as central to an address sighted before, as far as a link that is ready for data.
+
+        In this order: ACL connection, ATT MTU exchange (we ask for 517), service discovery, read Identity,
+        subscribe to TX, write our own identity to RX with response as the very first write.
+
+        Has no time-out of its own (the caller sets a deadline); waits for its turn on `establishing`.
+        Raises `PeerUnreachable`, `ProtocolViolation` (no such service; Identity not 16 bytes),
+        `AlreadyConnected`, `AdapterUnavailable`. Cancelled: all is undone, shielded, within
+        `GOODBYE_TIMEOUT`.
+        """
