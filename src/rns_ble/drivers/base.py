@@ -20,7 +20,7 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
@@ -34,10 +34,10 @@ GOODBYE_TIMEOUT: Final = 5.0
 connection, so a shorter deadline would leave every link behind."""
 
 SIGHTINGS_BUFFERED: Final = 256
-"""Sightings waiting for the mesh. A newer one follows within a second, so one that finds no room is dropped."""
+"""Sightings waiting for the mesh. One that finds no room is dropped: the next follows within a second."""
 
 ACCEPTED_BUFFERED: Final = 32
-"""Links waiting to be taken by the mesh: more than any controller holds at once (BlueZ and Android: 7 to 20)."""
+"""Links waiting for the mesh: more than any controller holds at once (7 to 20 in common ones)."""
 
 
 class BLEError(Exception):
@@ -169,7 +169,8 @@ class BLEDriverInterface(ABC):
             async for device in driver.discovered: ...
             link = await driver.connect(device.address)
 
-    A stack that fails raises `AdapterUnavailable` out of the `async with` block, whose body is cancelled.
+    A stack that fails raises `AdapterUnavailable` out of the `async with` block, whose body is cancelled; it
+    may come in an exception group, so catch it with `except*`.
     Not safe to enter twice at once.
     """
 
@@ -221,10 +222,8 @@ class BLEDriverInterface(ABC):
 
     def _sight(self, device: BLEDevice) -> None:
         """For drivers: report a sighting. Never blocks, never raises."""
-        try:
-            self._discovered_send.send_nowait(device)
-        except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # see SIGHTINGS_BUFFERED
+        with suppress(trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+            self._discovered_send.send_nowait(device)  # see SIGHTINGS_BUFFERED
 
     def _accept(self, link: BLELink) -> bool:
         """For drivers: offer a link that a central made. Never blocks. False: the driver must close it."""

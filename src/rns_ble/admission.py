@@ -1,0 +1,373 @@
+"""Who may be dialled now.
+
+Theory of operation. Every address that advertises our service is a `Candidate`. `Admission.decide` looks at
+one candidate and the clock and answers with a `Decision`: dial it, or why not and until when. Nothing else
+decides. What is always true:
+
+1. An attempt exists exactly while it borrows three limiters: its address's (one attempt per address), the
+   radio's (as many as the adapter can establish at once) and one of `max_connections` places. There is no
+   other record of "connecting", so none that could disagree or be left behind.
+2. The time of an attempt is noted before it starts; pacing counts from there, whatever becomes of it.
+3. A link borrows its place from the moment the attempt hands it over until it has ended.
+4. Only a failure of the peer's counts against the peer: an attempt that was cancelled, or that found the
+   two adapters linked already, does not.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Self
+
+import trio
+
+from rns_ble.config import BLEConfig
+from rns_ble.drivers.base import BLEDevice, BLELink, Role
+from rns_ble.protocol.advertisement import Capability, parse_capabilities
+from rns_ble.protocol.direction import Direction, direction
+from rns_ble.status import CandidateStatus
+
+log = logging.getLogger(__name__)
+
+ATTEMPT_INTERVAL: Final = 5.0
+"""Seconds between the starts of two attempts at one address (ble-reticulum's figure): faster only meets
+the peer in the state that made the first attempt fail."""
+
+SEEN_RECENTLY: Final = 30.0
+"""Seconds after which a sighting says nothing any more. ble-reticulum's score gives it 0 points then; a
+peer that still advertised would have been seen again some ten times."""
+
+BLACKLIST_STEPS: Final = 8
+"""The blacklist's time grows with each further failure up to this factor (ble-reticulum's figure)."""
+
+# The score's parts (ble-reticulum's figures): what is near, has worked and was seen just now comes first.
+RSSI_FLOOR: Final = -100
+RSSI_CEILING: Final = -30
+HISTORY_POINTS: Final = 50
+HISTORY_UNKNOWN: Final = 25
+RECENCY_POINTS: Final = 25
+RECENCY_FULL: Final = 5.0
+
+
+class Verdict(enum.Enum):
+    """Why a candidate is, or is not, dialled; the value is what a user reads."""
+
+    DIAL = "to be dialled"
+    LINKED = "linked"
+    IN_FLIGHT = "an attempt is in flight"
+    RADIO_BUSY = "the adapter is busy with another attempt"
+    PACED = "tried just now"
+    BLACKLISTED = "failed too often"
+    GRACE = "it has the lower address, so it dials first"
+    WE_ARE_PERIPHERAL_ONLY = "we do not dial (enable_central = no)"
+    BOTH_PERIPHERAL_ONLY = "neither side dials (both peripheral-only)"
+    CENTRAL_ONLY = "it takes no connections (central-only)"
+    TOO_WEAK = "signal below min_rssi"
+    NOT_SEEN = "not seen lately"
+    NO_PLACE = "max_connections reached"
+
+
+_BY_DIRECTION: Final = {
+    Direction.NEVER_OURS: Verdict.WE_ARE_PERIPHERAL_ONLY,
+    Direction.NEVER_THEIRS: Verdict.CENTRAL_ONLY,
+    Direction.BOTH_PERIPHERAL_ONLY: Verdict.BOTH_PERIPHERAL_ONLY,
+    Direction.WAIT: Verdict.GRACE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict, and the time (the mesh's clock, seconds) at which it may change by itself."""
+
+    verdict: Verdict
+    until: float = math.inf
+
+
+@dataclass(slots=True, eq=False)
+class Candidate:
+    """What is known of one address. Times are readings of the mesh's clock, in seconds."""
+
+    address: str
+    seen_since: float
+    """Since when it has been seen without a link; the dial grace counts from here."""
+    last_seen: float
+    rssi: int | None = None
+    name: str | None = None
+    capabilities: Capability = Capability.NONE
+    identity: bytes | None = None
+    attempts: int = 0
+    successes: int = 0
+    failures: int = 0
+    """Consecutive."""
+    last_attempt: float = -math.inf
+    blacklisted_until: float = -math.inf
+    told: Verdict | None = None
+    """The verdict last logged: each change is one line."""
+    limiter: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
+
+    def score(self, now: float) -> float:
+        """0 to 145 points; the highest is dialled first."""
+        rssi = RSSI_FLOOR if self.rssi is None else min(max(self.rssi, RSSI_FLOOR), RSSI_CEILING)
+        history = HISTORY_POINTS * self.successes / self.attempts if self.attempts else HISTORY_UNKNOWN
+        fading = (SEEN_RECENTLY - (now - self.last_seen)) / (SEEN_RECENTLY - RECENCY_FULL)
+        return rssi - RSSI_FLOOR + history + RECENCY_POINTS * min(max(fading, 0.0), 1.0)
+
+
+class Attempt:
+    """An attempt in flight: the borrower of its three limiters. `with attempt:` gives them back."""
+
+    def __init__(self, candidate: Candidate, limiters: tuple[trio.CapacityLimiter, ...], now: float) -> None:
+        """Borrow, or raise `trio.WouldBlock` and borrow nothing. Records the attempt in the candidate."""
+        self.candidate = candidate
+        self.address = candidate.address
+        self.since = now
+        self._limiters: list[trio.CapacityLimiter] = []
+        try:
+            for limiter in limiters:
+                limiter.acquire_on_behalf_of_nowait(self)
+                self._limiters.append(limiter)
+        except trio.WouldBlock:
+            self._release()
+            raise
+        candidate.attempts += 1
+        candidate.last_attempt = now
+
+    def _release(self) -> None:
+        while self._limiters:
+            self._limiters.pop().release_on_behalf_of(self)
+
+    def give_up_place(self, places: trio.CapacityLimiter) -> None:
+        """Give one limiter back early: its link takes the place in the same step."""
+        self._limiters.remove(places)
+        places.release_on_behalf_of(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._release()
+
+
+class Admission:
+    """All candidates, and what they may borrow."""
+
+    def __init__(
+        self,
+        config: BLEConfig,
+        *,
+        own_address: Callable[[], str | None],
+        is_linked: Callable[[str, bytes | None], bool],
+        radio_tokens: float,
+    ) -> None:
+        """`own_address`: asked at each decision, for it may rotate. `is_linked(address, identity)`: whether
+        a live link has that address, or that identity when it is known. `radio_tokens`: how many attempts the
+        adapter can have in flight.
+        """
+        self._config = config
+        self._own_address = own_address
+        self._is_linked = is_linked
+        self._own_capability = Capability.NONE
+        if not config.enable_central:
+            self._own_capability = Capability.PERIPHERAL_ONLY
+        elif not config.enable_peripheral:
+            self._own_capability = Capability.CENTRAL_ONLY
+        self.candidates: dict[str, Candidate] = {}
+        self.places = trio.CapacityLimiter(config.max_connections)
+        """Borrowed by attempts in flight and by links, in either role."""
+        self.radio = trio.CapacityLimiter(radio_tokens)
+        self._warned_both_peripheral_only = False
+
+    @property
+    def own_capability(self) -> Capability:
+        """What our advertisement says of us."""
+        return self._own_capability
+
+    # --- sightings ---
+
+    def sighted(self, device: BLEDevice, now: float) -> Candidate | None:
+        """Note a sighting. None when its signal strength is unknown, or there is no room to remember it."""
+        if device.rssi is None:
+            return None
+        candidate = self.candidates.get(device.address)
+        if candidate is None:
+            if len(self.candidates) >= self._config.max_discovered_peers and not self._forget_oldest(now):
+                return None
+            candidate = Candidate(device.address, seen_since=now, last_seen=now)
+            self.candidates[device.address] = candidate
+        elif now - candidate.last_seen > SEEN_RECENTLY:
+            candidate.seen_since = now
+        candidate.last_seen = now
+        candidate.rssi = device.rssi
+        candidate.name = device.name or candidate.name
+        candidate.capabilities = parse_capabilities(device.manufacturer_data)
+        return candidate
+
+    def _forget_oldest(self, now: float) -> bool:
+        forgettable = [
+            c
+            for c in self.candidates.values()
+            if not c.limiter.borrowed_tokens
+            and c.blacklisted_until <= now
+            and not self._is_linked(c.address, c.identity)
+        ]
+        if not forgettable:
+            return False
+        del self.candidates[min(forgettable, key=lambda c: c.last_seen).address]
+        return True
+
+    # --- decisions ---
+
+    def decide(self, candidate: Candidate, now: float) -> Decision:
+        """Whether to dial this candidate now."""
+        decision = self._decide(candidate, now)
+        if decision.verdict is not candidate.told:
+            candidate.told = decision.verdict
+            self._tell(candidate, decision.verdict)
+        return decision
+
+    def _decide(self, c: Candidate, now: float) -> Decision:
+        if c.limiter.borrowed_tokens:
+            return Decision(Verdict.IN_FLIGHT)
+        if self._is_linked(c.address, c.identity):
+            return Decision(Verdict.LINKED)
+        if now - c.last_seen > SEEN_RECENTLY:
+            return Decision(Verdict.NOT_SEEN)
+        way = direction(
+            self._own_address(),
+            self._own_capability,
+            c.address,
+            c.capabilities,
+            now - c.seen_since,
+            self._config.dial_grace,
+        )
+        if way is not Direction.DIAL:
+            until = c.seen_since + self._config.dial_grace if way is Direction.WAIT else math.inf
+            return Decision(_BY_DIRECTION[way], until)
+        if c.rssi is None or c.rssi < self._config.min_rssi:
+            return Decision(Verdict.TOO_WEAK)
+        if now < c.blacklisted_until:
+            return Decision(Verdict.BLACKLISTED, c.blacklisted_until)
+        if now < c.last_attempt + ATTEMPT_INTERVAL:
+            return Decision(Verdict.PACED, c.last_attempt + ATTEMPT_INTERVAL)
+        if not self.places.available_tokens:
+            return Decision(Verdict.NO_PLACE)
+        if not self.radio.available_tokens:
+            return Decision(Verdict.RADIO_BUSY)
+        return Decision(Verdict.DIAL)
+
+    def _tell(self, candidate: Candidate, verdict: Verdict) -> None:
+        if verdict is Verdict.BOTH_PERIPHERAL_ONLY and not self._warned_both_peripheral_only:
+            self._warned_both_peripheral_only = True
+            log.warning(
+                "%s is peripheral-only and so are we: neither side dials."
+                " Set enable_central = yes on one of them.",
+                candidate.address,
+            )
+        elif verdict in (Verdict.IN_FLIGHT, Verdict.RADIO_BUSY):
+            log.debug("%s not dialled: %s; in flight: %s", candidate.address, verdict.value, self.in_flight())
+        else:
+            log.debug("%s: %s", candidate.address, verdict.value)
+
+    def in_flight(self) -> list[str]:
+        """The addresses of the attempts in flight."""
+        return [attempt.address for attempt in self._attempts()]
+
+    def _attempts(self) -> Iterator[Attempt]:
+        for borrower in self.radio.statistics().borrowers:
+            assert isinstance(borrower, Attempt)
+            yield borrower
+
+    def due(self, now: float) -> tuple[list[Candidate], float]:
+        """Those to dial now, best first, and when to ask again at the latest."""
+        ready = []
+        ask_again = math.inf
+        for candidate in self.candidates.values():
+            decision = self.decide(candidate, now)
+            if decision.verdict is Verdict.DIAL:
+                ready.append(candidate)
+            ask_again = min(ask_again, decision.until)
+        ready.sort(key=lambda c: c.score(now), reverse=True)
+        return ready, ask_again
+
+    # --- attempts ---
+
+    def begin(self, candidate: Candidate, now: float) -> Attempt:
+        """Record an attempt and borrow what it needs. Raises `trio.WouldBlock`, having borrowed nothing."""
+        return Attempt(candidate, (candidate.limiter, self.radio, self.places), now)
+
+    def failed(self, candidate: Candidate, now: float) -> None:
+        """The peer could not be reached, or dropped the link before it proved of any use."""
+        candidate.failures += 1
+        excess = candidate.failures - self._config.max_connection_failures
+        if excess >= 0:
+            seconds = self._config.connection_retry_backoff * min(excess + 1, BLACKLIST_STEPS)
+            candidate.blacklisted_until = now + seconds
+            log.debug(
+                "%s failed %d times: left alone for %g s", candidate.address, candidate.failures, seconds
+            )
+
+    def succeeded(self, candidate: Candidate) -> None:
+        """A link to it has proved useful."""
+        candidate.successes += 1
+        candidate.failures = 0
+        candidate.blacklisted_until = -math.inf
+
+    # --- links ---
+
+    def identified(self, address: str, identity: bytes) -> None:
+        """A link to this address has told its identity."""
+        if (candidate := self.candidates.get(address)) is not None:
+            candidate.identity = identity
+
+    def linked(self, link: BLELink, attempt: Attempt | None) -> bool:
+        """Give the link a place: its attempt's, or a free one. False: `max_connections` are taken."""
+        if attempt is not None:
+            attempt.give_up_place(self.places)
+        try:
+            self.places.acquire_on_behalf_of_nowait(link)
+        except trio.WouldBlock:
+            return False
+        return True
+
+    def unlinked(self, link: BLELink, identity: bytes, now: float, *, proven: bool) -> None:
+        """The link has ended: its place is free, and the dial grace of its peer begins anew.
+
+        `proven`: it was of use, so an attempt that led to it was a success; else it was a failure.
+        """
+        self.places.release_on_behalf_of(link)
+        if link.role is Role.CENTRAL and (dialled := self.candidates.get(link.address)) is not None:
+            if proven:
+                self.succeeded(dialled)
+            else:
+                self.failed(dialled, now)
+        for candidate in self.candidates.values():
+            if candidate.address == link.address or candidate.identity == identity:
+                candidate.seen_since = now
+
+    # --- status ---
+
+    def status(self, now: float) -> tuple[CandidateStatus, ...]:
+        """Every candidate, best first."""
+        rows = []
+        for c in sorted(self.candidates.values(), key=lambda c: c.score(now), reverse=True):
+            decision = self._decide(c, now)
+            rows.append(
+                CandidateStatus(
+                    address=c.address,
+                    name=c.name,
+                    rssi=c.rssi,
+                    seen=now - c.last_seen,
+                    identity=c.identity.hex() if c.identity else None,
+                    attempts=c.attempts,
+                    failures=c.failures,
+                    verdict=decision.verdict.value,
+                    verdict_ends=None if math.isinf(decision.until) else decision.until - now,
+                )
+            )
+        return tuple(rows)

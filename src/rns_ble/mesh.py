@@ -1,0 +1,359 @@
+"""The nursery tree of one adapter: discover, dial, accept, and one nursery per peer.
+
+Theory of operation, as a sighting walks it: `_discover` takes it from the driver into `Admission`; if that
+says "dial", `_dial` begins an attempt, which is a task; the driver's `connect` brings a link whose handshake
+is done; `_adopt` hands the link to the `Peer` of its identity, which serves and closes it. A link that
+another central made comes in by `_accept`, and `_greet` waits for its handshake before `_adopt`.
+
+1. A link has one owner at any moment, and changes hands without a checkpoint between; whoever owns it last
+   closes it.
+2. `Listener.peer_left` follows each `peer_joined` exactly once, also when the mesh is cancelled or fails.
+3. A peer's failure, even a bug in serving it, ends that peer only. A failure of the driver ends the mesh,
+   and `supervise` starts it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from typing import Final, NoReturn, Protocol
+
+import trio
+
+from rns_ble.admission import Admission, Attempt, Verdict
+from rns_ble.config import BLEConfig
+from rns_ble.drivers.base import (
+    AlreadyConnected,
+    BLEDriverInterface,
+    BLEError,
+    BLELink,
+    DriverState,
+    LinkLost,
+    PeerUnreachable,
+    ProtocolViolation,
+)
+from rns_ble.peer import Peer, Session
+from rns_ble.protocol.advertisement import encode_capabilities
+from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, TX_UUID
+from rns_ble.protocol.values import ValueKind, classify
+from rns_ble.status import MeshStatus
+
+log = logging.getLogger(__name__)
+
+HANDSHAKE_TIMEOUT: Final = 30.0
+"""Seconds a central may stay without telling its identity (protocol v2.2)."""
+
+PROVEN_AFTER: Final = 10.0
+"""Seconds after which a link that brought nothing still counts as a success of its attempt. A peer that
+takes our connection only to drop it (it is full, it is another program) must not be dialled for ever."""
+
+SCAN_WINDOW: Final = 2.0
+"""Seconds of one scan in the power modes that pause: BlueZ and Android advertise every 1.28 s or faster by
+default, so one window hears each of them at least once."""
+
+SAVER_INTERVAL: Final = 60.0
+"""Seconds from one scan to the next in power mode `saver`, at least."""
+
+RESTART_FIRST: Final = 1.0
+RESTART_LONGEST: Final = 60.0
+"""Seconds before the driver is started again after a failure, doubling from the first to the longest: an
+adapter that was unplugged comes back in seconds, one that is missing should not cost power for ever."""
+
+
+class Listener(Protocol):
+    """What the mesh tells. Called on the Trio thread; must neither block nor raise."""
+
+    def mesh_up(self) -> None:
+        """The radio is on."""
+
+    def mesh_down(self, reason: str) -> None:
+        """The radio is off; every peer has left before."""
+
+    def peer_joined(self, peer: Peer) -> None:
+        """A new identity is linked."""
+
+    def packet_received(self, peer: Peer, packet: bytes) -> None:
+        """A packet from it, between its `peer_joined` and its `peer_left`."""
+
+    def peer_left(self, peer: Peer) -> None:
+        """It has been without a link for `rns_ble.peer.DETACH_GRACE`, or the mesh has ended."""
+
+
+class Mesh:
+    """One run of the mesh on a driver that is open. Made inside `trio.run`; runs once."""
+
+    def __init__(
+        self, driver: BLEDriverInterface, config: BLEConfig, identity: bytes, listener: Listener
+    ) -> None:
+        """`identity`: 16 bytes, `RNS.Transport.identity.hash`."""
+        self._driver = driver
+        self._config = config
+        self._identity = identity
+        self._listener = listener
+        self.peers: dict[bytes, Peer] = {}
+        """Identity → peer, as long as the peer takes links."""
+        self.admission = Admission(
+            config,
+            own_address=lambda: driver.address,
+            is_linked=self._is_linked,
+            radio_tokens=driver.establishing.total_tokens,
+        )
+        self._strangers = trio.CapacityLimiter(config.max_connections)
+        # Parked here: who waits for a place, an attempt or a candidate to change.
+        self._changes = trio.lowlevel.ParkingLot()
+        self._ask_again = math.inf
+        self._nursery: trio.Nursery
+
+    async def run(self) -> NoReturn:
+        """Run until cancelled, or until the driver fails with a `BLEError`."""
+        self._driver.set_identity(self._identity)
+        await self._driver.start(self._config.service_uuid, RX_UUID, TX_UUID, IDENTITY_UUID)
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._listener.mesh_up()
+            nursery.start_soon(self._accept)
+            if self._config.enable_peripheral:
+                nursery.start_soon(self._advertise)
+            if self._config.enable_central:
+                nursery.start_soon(self._scan)
+                nursery.start_soon(self._discover)
+                nursery.start_soon(self._dial)
+        raise AssertionError("the mesh's tasks never end by themselves")
+
+    def _is_linked(self, address: str, identity: bytes | None) -> bool:
+        if identity == self._identity:
+            return True  # our own echo: as good as linked, for it is never to be dialled again
+        if identity is not None and (peer := self.peers.get(identity)) is not None:
+            return bool(peer.links)
+        return any(link.address == address for link in self._links())
+
+    def _links(self) -> Iterator[BLELink]:
+        for peer in self.peers.values():
+            yield from peer.links
+
+    # --- the radio's two standing jobs ---
+
+    async def _scan(self) -> None:
+        mode = self._config.power_mode
+        interval = self._config.discovery_interval
+        if mode == "saver":
+            interval = max(interval, SAVER_INTERVAL)
+        await self._driver.start_scanning()
+        if mode == "aggressive" or interval <= SCAN_WINDOW:
+            return
+        while True:
+            await trio.sleep(SCAN_WINDOW)
+            await self._driver.stop_scanning()
+            await trio.sleep(interval - SCAN_WINDOW)
+            await self._driver.start_scanning()
+
+    async def _advertise(self) -> None:
+        """Advertise while there is a place for a link: a peer we could only turn away should not dial."""
+        advertising = False
+        while True:
+            wanted = self.admission.places.available_tokens > 0
+            if wanted == advertising:
+                await self._changes.park()
+            elif wanted:
+                await self._driver.start_advertising(
+                    self._config.device_name, encode_capabilities(self.admission.own_capability)
+                )
+                advertising = True
+            else:
+                await self._driver.stop_advertising()
+                advertising = False
+
+    # --- central role ---
+
+    async def _discover(self) -> None:
+        async for device in self._driver.discovered:
+            now = trio.current_time()
+            candidate = self.admission.sighted(device, now)
+            if candidate is not None:
+                decision = self.admission.decide(candidate, now)
+                if decision.verdict is Verdict.DIAL or decision.until < self._ask_again:
+                    self._changes.unpark_all()
+
+    async def _dial(self) -> None:
+        while True:
+            now = trio.current_time()
+            ready, self._ask_again = self.admission.due(now)
+            for candidate in ready:
+                try:
+                    attempt = self.admission.begin(candidate, now)
+                except trio.WouldBlock:
+                    self.admission.decide(candidate, now)  # says at DEBUG what is in flight
+                else:
+                    self._nursery.start_soon(self._attempt, attempt)
+            with trio.move_on_at(self._ask_again):
+                await self._changes.park()
+
+    async def _attempt(self, attempt: Attempt) -> None:
+        candidate = attempt.candidate
+        try:
+            with attempt:
+                with trio.fail_after(self._config.connection_timeout):
+                    link = await self._driver.connect(attempt.address)
+                await self._hand_over(link, link.peer_identity, attempt)
+        except AlreadyConnected as error:
+            log.debug("%s: %s", attempt.address, error)
+        except (PeerUnreachable, ProtocolViolation, LinkLost) as error:
+            log.debug("%s: %s: %s", attempt.address, type(error).__name__, error)
+            self.admission.failed(candidate, trio.current_time())
+        except trio.TooSlowError:
+            log.debug("%s: no link within %g s", attempt.address, self._config.connection_timeout)
+            self.admission.failed(candidate, trio.current_time())
+        finally:
+            self._changes.unpark_all()
+
+    # --- peripheral role ---
+
+    async def _accept(self) -> None:
+        async for link in self._driver.accepted:
+            self._nursery.start_soon(self._greet, link)
+
+    async def _greet(self, link: BLELink) -> None:
+        """See a central through its handshake. Strangers have places of their own, so that they can't
+        take a peer's.
+        """
+        identity = link.peer_identity
+        try:
+            if identity is None:
+                identity = await self._handshake(link)
+        finally:
+            await self._hand_over(link, identity, None)
+
+    async def _handshake(self, link: BLELink) -> bytes | None:
+        """The first 16-byte value is the central's identity; all before it is dropped."""
+        try:
+            self._strangers.acquire_on_behalf_of_nowait(link)
+        except trio.WouldBlock:
+            log.debug("%s turned away: too many links without a handshake", link.address)
+            return None
+        try:
+            with trio.move_on_after(HANDSHAKE_TIMEOUT):
+                async for value in link:
+                    if classify(value, None) is ValueKind.IDENTITY:
+                        return value
+                    log.debug("%s: %d bytes before its identity dropped", link.address, len(value))
+            log.debug("%s told no identity", link.address)
+            return None
+        finally:
+            self._strangers.release_on_behalf_of(link)
+
+    # --- peers ---
+
+    async def _hand_over(self, link: BLELink, identity: bytes | None, attempt: Attempt | None) -> None:
+        """Give the link to the peer of this identity, or close it. No checkpoint comes before either."""
+        adopted = False
+        try:
+            adopted = identity is not None and self._adopt(link, identity, attempt)
+        finally:
+            if not adopted:
+                await link.aclose()
+
+    def _adopt(self, link: BLELink, identity: bytes, attempt: Attempt | None) -> bool:
+        self.admission.identified(link.address, identity)
+        if identity == self._identity:
+            log.debug("%s says it is us: not taken", link.address)
+            return False
+        if not self.admission.linked(link, attempt):
+            log.debug("%s turned away: %s", link.address, Verdict.NO_PLACE.value)
+            return False
+        peer = self.peers.get(identity)
+        if peer is None:
+            peer = Peer(identity, self._identity, self, self._config.outgoing_queue)
+            self.peers[identity] = peer
+            self._nursery.start_soon(self._run_peer, peer)
+            self._listener.peer_joined(peer)
+        log.debug("%s: linked as %s, ATT MTU %d, to %s", link.address, link.role.value, link.att_mtu, peer)
+        peer.join(link)
+        self._changes.unpark_all()
+        return True
+
+    async def _run_peer(self, peer: Peer) -> None:
+        try:
+            await peer.run()
+        except* Exception:
+            log.exception("%s given up because of a bug", peer)
+
+    def packet_received(self, peer: Peer, packet: bytes) -> None:
+        """From the peer: see `PeerOwner`."""
+        self._listener.packet_received(peer, packet)
+
+    def link_ended(self, peer: Peer, session: Session) -> None:
+        """From the peer: see `PeerOwner`."""
+        now = trio.current_time()
+        proven = session.heard_anything or session.closed_by_us or now - session.since >= PROVEN_AFTER
+        self.admission.unlinked(session.link, peer.identity, now, proven=proven)
+        self._changes.unpark_all()
+
+    def peer_ended(self, peer: Peer) -> None:
+        """From the peer: see `PeerOwner`."""
+        del self.peers[peer.identity]
+        self._listener.peer_left(peer)
+
+    # --- status ---
+
+    def status(self) -> MeshStatus:
+        """A snapshot. On the Trio thread only."""
+        state = self._driver.state
+        return MeshStatus(
+            identity=self._identity.hex(),
+            address=self._driver.address,
+            scanning=DriverState.SCANNING in state,
+            advertising=DriverState.ADVERTISING in state,
+            links=sum(1 for _ in self._links()),
+            max_connections=self._config.max_connections,
+            attempts_in_flight=tuple(self.admission.in_flight()),
+            peers=tuple(peer.status() for peer in self.peers.values()),
+            candidates=self.admission.status(trio.current_time()),
+        )
+
+
+async def supervise(
+    driver: BLEDriverInterface,
+    config: BLEConfig,
+    identity: bytes,
+    listener: Listener,
+    *,
+    on_mesh: Callable[[Mesh], None] = lambda mesh: None,
+) -> NoReturn:
+    """Keep a mesh running on the driver until cancelled, with back-off when the driver fails.
+
+    `on_mesh` is given each new `Mesh`. Cancelled: every peer has left, every link is closed and the driver is
+    released when this returns.
+    """
+    pause = RESTART_FIRST
+    told = ""
+    while True:
+        began = trio.current_time()
+        reason = "stopped"
+        try:
+            async with driver:
+                mesh = Mesh(driver, config, identity, listener)
+                on_mesh(mesh)
+                await mesh.run()
+        except* BLEError as group:
+            reason = _reason(group)
+            # The same reason again is no news: an adapter that is missing is said once.
+            log.log(logging.DEBUG if reason == told else logging.ERROR, "offline: %s", reason)
+            told = reason
+        except* Exception as group:
+            reason = _reason(group)
+            log.exception("offline because of a bug in the driver or the mesh")
+        finally:
+            listener.mesh_down(reason)
+        if trio.current_time() - began > RESTART_LONGEST:
+            pause, told = RESTART_FIRST, ""
+        await trio.sleep(pause)
+        pause = min(pause * 2, RESTART_LONGEST)
+
+
+def _reason(group: BaseExceptionGroup[Exception]) -> str:
+    """The first cause's own words."""
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return str(first) or type(first).__name__

@@ -1,0 +1,300 @@
+"""One remote identity: its links, its outgoing queue, and the tasks that serve them.
+
+Theory of operation. A `Peer` lives from its first link until it has been without one for `DETACH_GRACE`.
+Its nursery holds one sender and, for each link, a receiver and a heartbeat. What is always true:
+
+1. Packets are received on every link and sent on the one that was heard from last.
+2. One sender: the fragments of a packet go out in order on one link, and no other packet's come between
+   them. If the link is lost on the way, the whole packet is sent again on another.
+3. A link's end ends its two tasks and nothing else; whatever ended it, the link is closed.
+4. Of two links to one identity neither is closed before both are `SETTLE_TIME` old, since a peer that
+   resolves duplicates itself needs that long.
+5. `PeerOwner.peer_ended` is called exactly once, and after it the peer takes no more links.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final, Protocol
+
+import trio
+
+from rns_ble.drivers.base import BLELink, LinkLost, Role
+from rns_ble.mailbox import Mailbox
+from rns_ble.protocol.fragmentation import Fragmenter, Reassembler
+from rns_ble.protocol.liveness import Action, Liveness
+from rns_ble.protocol.values import KEEPALIVE, ValueKind, classify, ping, pong
+from rns_ble.status import LinkStatus, PeerStatus
+
+log = logging.getLogger(__name__)
+
+DETACH_GRACE: Final = 2.0
+"""Seconds without a link before the peer is given up: a phone that changes its address is back sooner."""
+
+SETTLE_TIME: Final = 10.0
+"""Seconds that two links to one identity are left alone: Columba's own tie-break takes that long."""
+
+SEND_TIMEOUT: Final = 30.0
+"""Seconds for the stack to take one value, after which the link counts as lost: the ATT transaction
+time-out (Core Specification, Vol 3 Part F, 3.3.3), the longest that a live link can stand still."""
+
+
+class PeerOwner(Protocol):
+    """Who is told what happens to a peer: the mesh. Called in the peer's tasks; must not block or raise."""
+
+    def packet_received(self, peer: Peer, packet: bytes) -> None:
+        """A packet has arrived whole."""
+
+    def link_ended(self, peer: Peer, session: Session) -> None:
+        """A link has ended and is closed."""
+
+    def peer_ended(self, peer: Peer) -> None:
+        """The peer has been given up."""
+
+
+class Session:
+    """A link in use, with what is known of its health."""
+
+    def __init__(self, link: BLELink, now: float) -> None:
+        self.link = link
+        self.since = now
+        self.liveness = Liveness(now)
+        self.heard_anything = False
+        self.lost = False
+        self.closed_by_us = False
+        self.scope = trio.CancelScope()
+        self.ping_received = trio.Event()
+        self.last_ping = b""
+        self._fragmenter = Fragmenter(link.value_limit)
+
+    def fragment(self, packet: bytes) -> list[bytes]:
+        """The packet in values that this link carries now."""
+        if self._fragmenter.value_limit != self.link.value_limit:
+            self._fragmenter = Fragmenter(self.link.value_limit)
+        return self._fragmenter.fragment(packet)
+
+    async def send(self, value: bytes, kind: ValueKind) -> None:
+        """Send one value. Raises `LinkLost`, also when the stack does not take it within `SEND_TIMEOUT`."""
+        try:
+            with trio.fail_after(SEND_TIMEOUT):
+                await self.link.send(value)
+        except trio.TooSlowError:
+            raise LinkLost(f"the stack took no value for {SEND_TIMEOUT:g} s") from None
+        self.liveness.sent(kind, trio.current_time())
+
+    def give_up(self, *, by_us: bool) -> None:
+        """End the session; its tasks close the link."""
+        self.lost = True
+        self.closed_by_us = self.closed_by_us or by_us
+        self.scope.cancel()
+
+
+class Peer:
+    """A remote identity with at least one link to it, now or up to `DETACH_GRACE` ago."""
+
+    def __init__(self, identity: bytes, own_identity: bytes, owner: PeerOwner, outgoing_queue: int) -> None:
+        self.identity = identity
+        self.outgoing: Mailbox[bytes] = Mailbox(outgoing_queue)
+        """Packets to send; `put` from any thread."""
+        self._own_identity = own_identity
+        self._owner = owner
+        self._since = trio.current_time()
+        self._sessions: dict[BLELink, Session] = {}
+        self._nursery: trio.Nursery | None = None
+        self._ended = trio.Event()
+        self._joined = trio.Event()
+        self._links_lost_at = self._since
+        self._reassembler = Reassembler()
+        self._rx_packets = self._rx_bytes = self._rx_foreign = 0
+        self._tx_packets = self._tx_bytes = self._tx_undeliverable = 0
+
+    def __repr__(self) -> str:
+        return f"<Peer {self.identity.hex()}>"
+
+    # --- life ---
+
+    async def run(self) -> None:
+        """Serve the peer until it is given up. Cancelled: every link is closed first."""
+        try:
+            async with trio.open_nursery() as nursery:
+                try:
+                    self._nursery = nursery
+                    for session in self._sessions.values():
+                        self._take_on(nursery, session)
+                    nursery.start_soon(self._send_packets)
+                    await self._ended.wait()
+                finally:
+                    self._owner.peer_ended(self)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._tx_undeliverable += len(self.outgoing)
+
+    def join(self, link: BLELink) -> None:
+        """Take over a link whose handshake is done. From now on the peer closes it."""
+        session = Session(link, trio.current_time())
+        self._sessions[link] = session
+        if self._nursery is not None:
+            self._take_on(self._nursery, session)
+        self._joined.set()
+
+    def _take_on(self, nursery: trio.Nursery, session: Session) -> None:
+        nursery.start_soon(self._serve, session)
+        if len(self._sessions) > 1:
+            nursery.start_soon(self._settle)
+
+    @property
+    def links(self) -> list[BLELink]:
+        """The live links."""
+        return list(self._sessions)
+
+    async def _serve(self, session: Session) -> None:
+        """Carry one link to its end; then, if it was the last, wait for another before giving up."""
+        link = session.link
+        try:
+            with session.scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._heartbeat, session)
+                    async for value in link:
+                        self._received(session, value)
+                    nursery.cancel_scope.cancel()
+        except* LinkLost as lost:
+            log.debug("%s: link to %s lost: %s", self, link.address, "; ".join(map(str, lost.exceptions)))
+        finally:
+            session.lost = True
+            del self._sessions[link]
+            self._links_lost_at = trio.current_time()
+            try:
+                await link.aclose()
+            finally:
+                self._owner.link_ended(self, session)
+        if not self._sessions:
+            await trio.sleep_until(self._links_lost_at + DETACH_GRACE)
+            if not self._sessions and trio.current_time() >= self._links_lost_at + DETACH_GRACE:
+                self._ended.set()
+
+    async def _settle(self) -> None:
+        """Some time after a second link has joined, keep the best one."""
+        await trio.sleep_until(trio.current_time() + SETTLE_TIME)
+        now = trio.current_time()
+        sessions = [s for s in self._sessions.values() if not s.lost]
+        if len(sessions) < 2 or any(now < s.since + SETTLE_TIME for s in sessions):
+            return  # one has ended meanwhile, or another has joined and settles later
+        keep = max(sessions, key=lambda s: (s.link.value_limit, self._central_rank(s), s.since))
+        for session in sessions:
+            if session is not keep:
+                log.debug("%s: closing the second link, to %s", self, session.link.address)
+                session.give_up(by_us=True)
+
+    def _central_rank(self, session: Session) -> bytes:
+        """Higher for the link whose central has the lower identity; both sides come to the same order."""
+        central = self._own_identity if session.link.role is Role.CENTRAL else self.identity
+        return bytes(255 - byte for byte in central)
+
+    # --- in ---
+
+    def _received(self, session: Session, value: bytes) -> None:
+        now = trio.current_time()
+        kind = classify(value, self.identity)
+        session.liveness.heard(kind, now)
+        if kind is ValueKind.FRAGMENT:
+            session.heard_anything = True
+            packet = self._reassembler.receive(value, now)
+            if packet is not None:
+                self._rx_packets += 1
+                self._rx_bytes += len(packet)
+                self._owner.packet_received(self, packet)
+        elif kind is ValueKind.FOREIGN:
+            self._rx_foreign += 1
+            log.debug("%s: %d bytes that are none of ours", self, len(value))
+        else:
+            session.heard_anything = True
+            if kind is ValueKind.PING:
+                # Answered by the heartbeat, for a receiver that sends can be made to wait by a peer that
+                # does the same; and of a burst of PINGs one answer says it all.
+                session.last_ping = value
+                session.ping_received.set()
+
+    # --- out ---
+
+    async def _send_packets(self) -> None:
+        while True:
+            packet = await self.outgoing.take()
+            try:
+                await self._send_packet(packet)
+            except ValueError as error:
+                self._tx_undeliverable += 1
+                log.debug("%s: packet of %d bytes not sent: %s", self, len(packet), error)
+
+    async def _send_packet(self, packet: bytes) -> None:
+        while True:
+            session = await self._session_heard_last()
+            try:
+                for value in session.fragment(packet):
+                    await session.send(value, ValueKind.FRAGMENT)
+            except LinkLost as lost:
+                log.debug("%s: link to %s lost while sending: %s", self, session.link.address, lost)
+                session.give_up(by_us=False)
+                continue
+            self._tx_packets += 1
+            self._tx_bytes += len(packet)
+            return
+
+    async def _session_heard_last(self) -> Session:
+        while True:
+            live = [s for s in self._sessions.values() if not s.lost]
+            if live:
+                return max(live, key=lambda s: s.liveness.last_heard)
+            self._joined = trio.Event()
+            await self._joined.wait()
+
+    # --- heartbeat ---
+
+    async def _heartbeat(self, session: Session) -> None:
+        """Keepalives, probes and their answers on one link. Raises `LinkLost` when the peer is dead."""
+        while True:
+            with trio.move_on_at(session.liveness.next_due()):
+                await session.ping_received.wait()
+            if session.ping_received.is_set():
+                session.ping_received = trio.Event()
+                await session.send(pong(session.last_ping), ValueKind.PONG)
+            for action in session.liveness.poll(trio.current_time()):
+                match action:
+                    case Action.SEND_KEEPALIVE:
+                        await session.send(KEEPALIVE, ValueKind.KEEPALIVE)
+                    case Action.SEND_PING:
+                        await session.send(ping(0), ValueKind.PING)
+                    case Action.SILENT:
+                        raise LinkLost("the peer, which sends keepalives, has gone silent")
+                    case Action.DATA_DEAD:
+                        raise LinkLost("the peer, which answers probes, answers none")
+
+    # --- status ---
+
+    def status(self) -> PeerStatus:
+        """A snapshot."""
+        now = trio.current_time()
+        reassembly = self._reassembler.statistics
+        return PeerStatus(
+            identity=self.identity.hex(),
+            links=tuple(
+                LinkStatus(
+                    address=s.link.address,
+                    role=s.link.role.value,
+                    att_mtu=s.link.att_mtu,
+                    rssi=s.link.rssi,
+                    data_path=s.link.data_path,
+                    age=now - s.since,
+                    heard=now - s.liveness.last_heard,
+                )
+                for s in self._sessions.values()
+            ),
+            age=now - self._since,
+            rx_packets=self._rx_packets,
+            rx_bytes=self._rx_bytes,
+            tx_packets=self._tx_packets,
+            tx_bytes=self._tx_bytes,
+            tx_queued=len(self.outgoing),
+            tx_dropped=self.outgoing.refused + self._tx_undeliverable,
+            rx_incomplete=reassembly.incomplete,
+            rx_foreign=self._rx_foreign + reassembly.malformed,
+        )

@@ -1,0 +1,547 @@
+"""What a mesh of nodes does, in virtual time."""
+
+from __future__ import annotations
+
+import logging
+from itertools import pairwise
+
+import pytest
+import trio
+
+from rns_ble.config import BLEConfig
+from rns_ble.drivers.base import BLEDevice, PeerUnreachable, Role
+from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID
+from rns_ble.testing import Air, MockBLEDriver
+
+from .nodes import Node, address_of, identity_of, running, until
+
+pytestmark = pytest.mark.virtual_time
+
+
+def config(**keys) -> BLEConfig:
+    return BLEConfig(**{"power_mode": "aggressive", **keys})
+
+
+def linked(one: Node, other: Node) -> bool:
+    return other.identity in one.peers and one.identity in other.peers
+
+
+async def stranger(air: Air, index: int) -> MockBLEDriver:
+    """A driver without a mesh, to play a peer by hand. To be entered by the caller."""
+    driver = MockBLEDriver(air, address_of(index))
+    driver.set_identity(identity_of(index))
+    return driver
+
+
+async def start(driver: MockBLEDriver) -> None:
+    await driver.start(SERVICE_UUID, RX_UUID, TX_UUID, IDENTITY_UUID)
+    await driver.start_advertising()
+
+
+# --- joining and packets ---
+
+
+async def test_two_nodes_find_each_other_and_the_lower_address_dials() -> None:
+    air = Air()
+    one, other = Node(air, 1), Node(air, 2)
+    async with running(one, other):
+        await until(lambda: linked(one, other))
+        assert air.connects == [(pytest.approx(0, abs=0.5), address_of(1), address_of(2))]
+        (link,) = one.mesh.status().peers[0].links
+        assert link.role == "central"
+        assert link.att_mtu == 517
+        await trio.sleep(300)
+        assert len(air.connects) == 1
+
+
+@pytest.mark.parametrize("att_mtu", [23, 185, 247, 517])
+@pytest.mark.parametrize("size", [1, 11, 16, 100, 500, 564, 4096])
+async def test_a_packet_arrives_unchanged_in_both_directions(att_mtu: int, size: int) -> None:
+    air = Air(att_mtu=att_mtu, latency=0.01)
+    one, other = Node(air, 1), Node(air, 2)
+    packet = bytes(n % 251 for n in range(size))
+    async with running(one, other):
+        await until(lambda: linked(one, other))
+        for sender, receiver in ((one, other), (other, one)):
+            assert sender.peers[receiver.identity].outgoing.put(packet)
+            await until(lambda receiver=receiver: receiver.packets)
+            assert receiver.packets == [(sender.identity, packet)]
+
+
+async def test_four_nodes_all_in_both_roles_form_a_full_mesh() -> None:
+    air = Air()
+    nodes = [Node(air, index) for index in range(1, 5)]
+    async with running(*nodes):
+        await until(lambda: all(len(node.peers) == 3 for node in nodes))
+        roles = {link.role for link in nodes[1].driver.links}
+        assert roles == {Role.CENTRAL, Role.PERIPHERAL}
+        assert len(air.connects) == 6
+
+
+async def test_packets_of_a_burst_arrive_in_order_and_none_beyond_the_queue() -> None:
+    air = Air(latency=0.02)
+    one, other = Node(air, 1), Node(air, 2)
+    async with running(one, other):
+        await until(lambda: linked(one, other))
+        outgoing = one.peers[other.identity].outgoing
+        taken = [outgoing.put(bytes([n])) for n in range(200)]
+        assert taken == [True] * 128 + [False] * 72
+        await until(lambda: len(other.packets) == 128)
+        assert [packet for _, packet in other.packets] == [bytes([n]) for n in range(128)]
+        assert one.mesh.status().peers[0].tx_dropped == 72
+
+
+# --- attempts ---
+
+
+async def test_a_thousand_sightings_of_a_hanging_peer_make_one_attempt(caplog) -> None:
+    caplog.set_level(logging.DEBUG, "rns_ble")
+    air = Air(advertising_interval=0.001)
+    node = Node(air, 1, config(connection_timeout=20))
+    air.hanging.add(address_of(2))
+    async with running(node), await stranger(air, 2) as peer:
+        await start(peer)
+        await trio.sleep(1)
+        assert len(air.connects) == 1
+        (candidate,) = node.mesh.admission.candidates.values()
+        assert candidate.limiter.borrowed_tokens == 1
+        assert (
+            f"{address_of(2)} not dialled: an attempt is in flight; in flight: ['{address_of(2)}']"
+            in caplog.text
+        )
+        await trio.sleep(20)  # it times out at 20 s, and is tried again
+        assert len(air.connects) == 2
+        assert air.connects[1][0] - air.connects[0][0] >= 20
+        air.hanging.clear()
+        air.refusing.add(address_of(2))
+    times = [time for time, _, _ in air.connects]
+    assert all(later - earlier >= 5 for earlier, later in pairwise(times))
+
+
+async def test_attempts_are_five_seconds_apart_and_failures_lead_to_the_blacklist() -> None:
+    air = Air()
+    node = Node(air, 1, config(connection_retry_backoff=60, max_connection_failures=3))
+    air.refusing.add(address_of(2))
+    async with running(node), await stranger(air, 2) as peer:
+        await start(peer)
+        await trio.sleep(14.9)
+        times = [time for time, _, _ in air.connects]
+        assert [round(later - times[0]) for later in times] == [0, 5, 10]
+        (candidate,) = node.mesh.status().candidates
+        assert candidate.failures == 3
+        assert candidate.verdict == "failed too often"
+        await trio.sleep(50)
+        assert len(air.connects) == 3
+        await trio.sleep(60 + 120)  # 60 s after the third failure, then 120 s after the fourth
+        assert len(air.connects) == 5
+        air.refusing.clear()
+        await until(lambda: node.peers, 200)
+        (candidate,) = node.mesh.status().candidates
+        assert candidate.verdict == "linked"
+
+
+async def test_a_higher_address_waits_for_the_grace_then_dials_all_the_same() -> None:
+    air = Air()
+    node = Node(air, 2, config(dial_grace=20))
+    async with running(node), await stranger(air, 1) as peer:
+        await start(peer)
+        await trio.sleep(19.5)
+        assert air.connects == []
+        assert node.mesh.status().candidates[0].verdict.startswith("it has the lower address")
+        await until(lambda: node.peers)
+        assert 20 <= air.connects[0][0] < 21
+
+
+async def test_weak_and_unknown_signals_are_not_dialled() -> None:
+    air = Air(rssi=-86)
+    node = Node(air, 1, config(min_rssi=-85))
+    async with running(node), await stranger(air, 2) as peer:
+        await start(peer)
+        await trio.sleep(30)
+        assert air.connects == []
+        assert node.mesh.status().candidates[0].verdict == "signal below min_rssi"
+        air.rssi = -85
+        await until(lambda: node.peers)
+
+
+async def test_peripheral_only_and_central_only_nodes_meet() -> None:
+    air = Air()
+    low, high = Node(air, 1, config(enable_central=False)), Node(air, 2, config(enable_peripheral=False))
+    async with running(low, high):
+        assert await until(lambda: linked(low, high)) < 5  # no grace: the other cannot dial
+        assert {source for _, source, _ in air.connects} == {address_of(2)}
+
+
+async def test_two_peripheral_only_nodes_say_so_once(caplog) -> None:
+    # Only a node that scans can see the other's flags, so the flags are given by hand here.
+    air = Air()
+    node = Node(air, 2, config(enable_central=False))
+    async with running(node):
+        await until(lambda: node.up)
+        for n in range(3):
+            device = BLEDevice(address_of(n + 5), rssi=-50, manufacturer_data={0xFFFF: b"\x03\x01"})
+            candidate = node.mesh.admission.sighted(device, trio.current_time())
+            node.mesh.admission.decide(candidate, trio.current_time())
+    assert [r.levelname for r in caplog.records if "peripheral-only" in r.message] == ["WARNING"]
+
+
+async def test_max_connections_counts_both_roles_and_attempts() -> None:
+    air = Air()
+    hub = Node(air, 5, config(max_connections=3))
+    others = [Node(air, n, config(max_connections=1)) for n in (1, 2, 8, 9)]
+    for one in others:
+        for other in others:
+            if one is not other:
+                air.separate(one.driver.address, other.driver.address)
+    async with running(hub, *others):
+        for _ in range(600):
+            await trio.sleep(0.1)
+            assert hub.mesh.admission.places.borrowed_tokens <= 3
+            assert len(hub.driver.links) <= 4  # one more while it is being turned away
+        assert len(hub.peers) == 3
+        assert not hub.mesh.status().advertising
+        dialled = len(air.connects)
+        await trio.sleep(300)
+        assert len(air.connects) == dialled, "who is full is not dialled any more"
+
+
+async def test_a_place_that_becomes_free_is_taken() -> None:
+    air = Air()
+    hub, first, second = Node(air, 5, config(max_connections=1)), Node(air, 1), Node(air, 2)
+    air.separate(address_of(1), address_of(2))
+    async with running(hub):
+        async with running(first):
+            await until(lambda: linked(hub, first))
+        async with running(second):
+            await until(lambda: linked(hub, second))
+
+
+# --- two links, and addresses that change ---
+
+
+async def test_two_simultaneous_dials_end_with_one_peer_and_one_link() -> None:
+    air = Air(one_link_per_pair=False)
+    # Neither can read its own address, so both dial at once.
+    one, other = Node(air, 1), Node(air, 2)
+    for node in (one, other):
+        node.driver.hides_address = True
+    async with running(one, other):
+        await until(lambda: linked(one, other))
+        await trio.sleep(1)
+        assert len(one.driver.links) == len(other.driver.links) == 2
+        await trio.sleep(8)
+        assert len(one.driver.links) == 2, "never closed within 10 s"
+        await trio.sleep(5)
+        (link,) = one.driver.links
+        assert link.role is Role.CENTRAL, "the central with the lower identity keeps its link"
+        assert (len(one.peers), len(other.peers)) == (1, 1)
+        assert one.history == ["up", "joined a2"]
+        assert other.history == ["up", "joined a1"]
+        for node in (one, other):
+            assert [c.failures for c in node.mesh.status().candidates] == [0]
+        one.peers[other.identity].outgoing.put(b"still there")
+        await until(lambda: other.packets)
+        await trio.sleep(600)
+        assert len(air.connects) == 2, "and neither dials again"
+
+
+async def test_an_identity_on_a_new_address_keeps_its_interface() -> None:
+    air = Air()
+    one, phone = Node(air, 1), Node(air, 2)
+    async with running(one, phone):
+        await until(lambda: linked(one, phone))
+        phone.driver.rotate_address("02:00:00:00:00:99")
+        air.drop(address_of(1), address_of(2))
+        await until(lambda: len(one.driver.links) == 1)
+        await trio.sleep(5)
+        assert one.history == ["up", "joined a2"], "the link was back within the grace"
+        one.peers[phone.identity].outgoing.put(b"hello again")
+        await until(lambda: phone.packets)
+
+
+async def test_an_identity_on_a_second_address_ends_with_the_newer_link() -> None:
+    air = Air()
+    one, phone = Node(air, 1), Node(air, 2)
+    async with running(one, phone):
+        await until(lambda: linked(one, phone))
+        phone.driver.rotate_address("02:00:00:00:00:99")
+        await until(lambda: len(one.driver.links) == 2)
+        await until(lambda: len(one.driver.links) == 1)
+        (link,) = one.driver.links
+        assert link.address == "02:00:00:00:00:99"
+        await trio.sleep(300)
+        assert len(air.connects) == 2
+        assert one.history == ["up", "joined a2"]
+
+
+async def test_of_two_links_the_larger_value_limit_stays() -> None:
+    air = Air(one_link_per_pair=False)
+    air.att_mtus[frozenset((address_of(1), "02:00:00:00:00:99"))] = 185
+    one, phone = Node(air, 1), Node(air, 2)
+    async with running(one, phone):
+        await until(lambda: linked(one, phone))
+        phone.driver.rotate_address("02:00:00:00:00:99")
+        await until(lambda: len(one.driver.links) == 2)
+        await until(lambda: len(one.driver.links) == 1)
+        (link,) = one.driver.links
+        assert link.att_mtu == 517
+
+
+async def test_our_own_echo_is_no_peer() -> None:
+    air = Air()
+    node = Node(air, 1)
+    async with running(node), MockBLEDriver(air, address_of(2)) as echo:
+        echo.set_identity(node.identity)
+        await start(echo)
+        await trio.sleep(60)
+        assert node.peers == {}
+        assert len(air.connects) == 1
+
+
+# --- loss ---
+
+
+async def test_a_lost_link_comes_back_and_the_packet_in_flight_with_it() -> None:
+    air = Air(latency=0.5, att_mtu=23)
+    one, other = Node(air, 1), Node(air, 2)
+    packet = bytes(range(250))
+    async with running(one, other):
+        await until(lambda: linked(one, other))
+        await trio.sleep(6)  # or pacing delays the second attempt
+        one.peers[other.identity].outgoing.put(packet)
+        await trio.sleep(0.7)
+        air.drop(address_of(1), address_of(2))
+        await until(lambda: other.packets)
+        assert other.packets == [(one.identity, packet)]
+        assert one.history == ["up", "joined a2"]
+
+
+async def test_a_peer_out_of_range_leaves_after_the_grace_and_joins_when_it_is_back() -> None:
+    air = Air()
+    one, other = Node(air, 1), Node(air, 2)
+    async with running(one, other):
+        await until(lambda: linked(one, other))
+        air.separate(address_of(1), address_of(2))
+        await trio.sleep(1.9)
+        assert linked(one, other)
+        await trio.sleep(0.3)
+        assert not one.peers
+        assert not other.peers
+        await trio.sleep(100)
+        air.unite(address_of(1), address_of(2))
+        await until(lambda: linked(one, other))
+    assert one.history == ["up", "joined a2", "left a2", "joined a2", "left a2", "down: stopped"]
+
+
+async def test_a_dead_node_is_replaced_by_itself() -> None:
+    air = Air()
+    one = Node(air, 1)
+    async with running(one):
+        for _ in range(3):
+            other = Node(air, 2)
+            async with running(other):
+                await until(lambda other=other: linked(one, other))
+            await until(lambda: not one.peers)
+
+
+async def test_a_peer_that_drops_us_at_once_is_not_dialled_for_ever() -> None:
+    air = Air()
+    node = Node(air, 1)
+
+    async def drop_everyone(driver) -> None:
+        async for link in driver.accepted:
+            await trio.sleep(0.5)
+            await link.aclose()
+
+    async with running(node), await stranger(air, 2) as peer, trio.open_nursery() as nursery:
+        await start(peer)
+        nursery.start_soon(drop_everyone, peer)
+        await trio.sleep(600)
+        assert len(air.connects) < 10
+        nursery.cancel_scope.cancel()
+
+
+# --- handshake and heartbeat ---
+
+
+async def connected_by_hand(node: Node, driver: MockBLEDriver):
+    """A link that the driver made to the node, handshake done."""
+    await driver.start(SERVICE_UUID, RX_UUID, TX_UUID, IDENTITY_UUID)
+    await until(lambda: node.mesh and node.mesh.status().advertising)
+    return await driver.connect(node.driver.address)
+
+
+async def test_a_central_that_tells_no_identity_is_dropped_after_30_seconds() -> None:
+    air = Air()
+    node = Node(air, 1)
+    async with running(node), await stranger(air, 2) as driver:
+        driver._identity = b"\x01not an identity"[:15]
+        link = await connected_by_hand(node, driver)
+        await link.send(bytes(17))
+        await trio.sleep(29)
+        assert link in driver.links
+        assert node.peers == {}
+        assert [value async for value in link] == [], "nothing is notified before the identity is known"
+        assert 29 < trio.current_time() < 32
+        await link.aclose()
+
+
+async def test_values_before_the_identity_are_dropped_not_fatal() -> None:
+    air = Air()
+    node = Node(air, 1)
+    async with running(node), await stranger(air, 2) as driver:
+        driver._identity = b"\x00"
+        link = await connected_by_hand(node, driver)
+        await link.send(bytes.fromhex("0100000001") + b"too early")
+        await link.send(identity_of(2))
+        await link.send(bytes.fromhex("0100000001") + b"in time")
+        await until(lambda: node.packets)
+        assert node.packets == [(identity_of(2), b"in time")]
+        await link.send(identity_of(2))  # repeated: ignored
+        await link.send(b"???")
+        await link.send(bytes.fromhex("0300000001") + b"END")
+        await until(lambda: len(node.packets) == 2)
+        assert node.mesh.status().peers[0].rx_foreign == 1
+        await link.aclose()
+
+
+async def test_strangers_cannot_take_a_peers_place() -> None:
+    air = Air(one_link_per_pair=False)
+    node = Node(air, 1, config(max_connections=2))
+    async with running(node), await stranger(air, 2) as driver:
+        driver._identity = b""
+        links = [await connected_by_hand(node, driver) for _ in range(2)]
+        try:
+            turned_away = await connected_by_hand(node, driver)
+        except PeerUnreachable:
+            pass
+        else:
+            assert [value async for value in turned_away] == []
+            await turned_away.aclose()
+        friend = Node(air, 3)
+        async with running(friend):
+            await until(lambda: linked(node, friend))
+        for link in links:
+            await link.aclose()
+
+
+async def test_an_idle_link_carries_a_keepalive_every_15_seconds_in_both_roles() -> None:
+    air = Air()
+    node = Node(air, 1)
+    async with running(node), await stranger(air, 2) as driver:
+        link = await connected_by_hand(node, driver)
+        await until(lambda: node.peers)
+        began = trio.current_time()
+        keepalives = 0
+        while keepalives < 4:
+            keepalives += await link.receive() == b"\x00"
+            assert trio.current_time() - began == pytest.approx(15 * max(keepalives, 1), abs=0.2)
+        await link.aclose()
+
+
+async def test_a_ping_is_answered_on_the_same_link() -> None:
+    air = Air()
+    node = Node(air, 1)
+    async with running(node), await stranger(air, 2) as driver:
+        link = await connected_by_hand(node, driver)
+        await link.send(b"\x04\x2a")
+        with trio.fail_after(1):
+            assert await link.receive() == b"\x05\x2a"
+        await link.aclose()
+
+
+@pytest.mark.parametrize(("life", "dropped"), [(None, False), (b"\x00", True), (b"\x04\x01", True)])
+async def test_a_silent_peer_is_dropped_only_if_it_ever_showed_signs_of_life(life, dropped) -> None:
+    air = Air()
+    node = Node(air, 1)
+    async with running(node), await stranger(air, 2) as driver:
+        link = await connected_by_hand(node, driver)
+        if life is not None:
+            await link.send(life)
+        with trio.move_on_after(50):
+            async for _ in link:
+                pass
+        assert bool(driver.links) is not dropped
+        await link.aclose()
+
+
+async def test_two_nodes_keep_an_idle_link_for_hours() -> None:
+    air = Air(advertising_interval=5)
+    one, other = Node(air, 1), Node(air, 2)
+    async with running(one, other):
+        await until(lambda: linked(one, other))
+        await trio.sleep(4 * 3600)
+        assert one.history == ["up", "joined a2"]
+        assert len(air.connects) == 1
+
+
+# --- life of the mesh ---
+
+
+async def test_the_mesh_restarts_with_back_off_when_the_driver_fails(caplog) -> None:
+    air = Air()
+    one, other = Node(air, 1), Node(air, 2)
+    async with running(one, other):
+        await until(lambda: linked(one, other))
+        one.driver.fail()
+        await until(lambda: not one.up)
+        assert one.peers == {}
+        await trio.sleep(200)
+        failed = [r for r in caplog.records if r.levelno >= logging.ERROR]
+        assert [r.getMessage() for r in failed] == ["offline: the adapter was unplugged: plug it in again"]
+        one.driver.repair()
+        assert await until(lambda: linked(one, other), 200) < 100
+    assert one.history[:4] == [
+        "up",
+        "joined a2",
+        "left a2",
+        "down: the adapter was unplugged: plug it in again",
+    ]
+
+
+async def test_a_bug_in_serving_one_peer_ends_that_peer_only(caplog) -> None:
+    air = Air()
+    one, good, bad = Node(air, 1), Node(air, 2), Node(air, 3)
+    received = one.packet_received
+
+    def packet_received(peer, packet) -> None:
+        if peer.identity == bad.identity:
+            raise RuntimeError("a bug")
+        received(peer, packet)
+
+    one.packet_received = packet_received
+    async with running(one, good, bad):
+        await until(lambda: linked(one, good) and linked(one, bad))
+        bad.peers[one.identity].outgoing.put(b"boom")
+        await until(lambda: bad.identity not in one.peers)
+        good.peers[one.identity].outgoing.put(b"fine")
+        await until(lambda: one.packets)
+        assert linked(one, good)
+    assert "given up because of a bug" in caplog.text
+    assert "RuntimeError: a bug" in caplog.text
+
+
+@pytest.mark.parametrize("milliseconds", range(0, 400, 7))
+async def test_cancelling_the_mesh_at_any_moment_leaves_nothing(milliseconds: int) -> None:
+    air = Air(latency=0.03, att_mtu=23)
+    nodes = [Node(air, index) for index in range(1, 4)]
+    async with running(*nodes):
+        with trio.move_on_after(milliseconds / 1000):
+            while True:
+                for node in nodes:
+                    for peer in node.peers.values():
+                        peer.outgoing.put(bytes(100))
+                await trio.sleep(0.02)
+    # `running` has checked that nothing is left
+
+
+async def test_the_power_modes_scan_as_documented() -> None:
+    for mode, share in (("aggressive", 1.0), ("balanced", 0.4), ("saver", 2 / 60)):
+        air = Air()
+        node = Node(air, 1, config(power_mode=mode, discovery_interval=5))
+        async with running(node):
+            scanning = 0
+            for _ in range(6000):
+                await trio.sleep(0.1)
+                scanning += node.mesh.status().scanning
+        assert scanning / 6000 == pytest.approx(share, abs=0.01)
