@@ -213,7 +213,7 @@ class Admission:
             c
             for c in self.candidates.values()
             if not c.limiter.borrowed_tokens
-            and c.blacklisted_until <= now
+            and max(c.blacklisted_until, c.last_attempt + ATTEMPT_INTERVAL) <= now
             and not self._is_linked(c.address, c.identity)
         ]
         if not forgettable:

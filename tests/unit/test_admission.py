@@ -1,0 +1,248 @@
+"""Who may be dialled, one decision at a time."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rns_ble.admission import Admission, Candidate, Verdict
+from rns_ble.config import BLEConfig
+from rns_ble.drivers.base import BLEDevice, BLELink, Role
+
+OWN = "02:00:00:00:00:10"
+HIGHER = "02:00:00:00:00:20"
+LOWER = "02:00:00:00:00:01"
+IDENTITY = bytes(range(16))
+
+
+def admission_of(linked: set[str] | None = None, own_address: str | None = OWN, **keys) -> Admission:
+    linked = set() if linked is None else linked
+    return Admission(
+        BLEConfig(**keys),
+        own_address=lambda: own_address,
+        is_linked=lambda address, identity: address in linked,
+        radio_tokens=1,
+    )
+
+
+def seen(admission: Admission, address: str = HIGHER, now: float = 0, rssi: int | None = -60, flags: int = 0):
+    data = {0xFFFF: bytes([3, flags])} if flags else {}
+    return admission.sighted(BLEDevice(address, rssi=rssi, manufacturer_data=data), now)
+
+
+class Link(BLELink):
+    """As much of a link as admission looks at."""
+
+    att_mtu = 23
+
+    def __init__(self, address: str, role: Role = Role.CENTRAL) -> None:
+        self.address = address
+        self.role = role
+
+    async def send(self, value: bytes) -> None:
+        raise NotImplementedError
+
+    async def receive(self) -> bytes:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("what", "verdict"),
+    [
+        ({}, Verdict.DIAL),
+        ({"address": LOWER}, Verdict.GRACE),
+        ({"address": LOWER, "own_address": None}, Verdict.DIAL),
+        ({"address": LOWER, "enable_peripheral": False}, Verdict.DIAL),
+        ({"address": LOWER, "flags": 1}, Verdict.DIAL),
+        ({"flags": 2}, Verdict.CENTRAL_ONLY),
+        ({"enable_central": False}, Verdict.WE_ARE_PERIPHERAL_ONLY),
+        ({"enable_central": False, "flags": 1}, Verdict.BOTH_PERIPHERAL_ONLY),
+        ({"rssi": -86}, Verdict.TOO_WEAK),
+        ({"rssi": -85}, Verdict.DIAL),
+        ({"linked": {HIGHER}}, Verdict.LINKED),
+        ({"later": 30.1}, Verdict.NOT_SEEN),
+        ({"later": 30}, Verdict.DIAL),
+    ],
+)
+async def test_verdicts(what: dict, verdict: Verdict) -> None:
+    sighting = {key: what.pop(key) for key in ("address", "rssi", "flags") if key in what}
+    later = what.pop("later", 0)
+    admission = admission_of(**what)
+    assert admission.decide(seen(admission, **sighting), later).verdict is verdict
+
+
+async def test_a_sighting_without_a_signal_is_none() -> None:
+    admission = admission_of()
+    assert seen(admission, rssi=None) is None
+    assert admission.candidates == {}
+
+
+async def test_an_attempt_borrows_and_gives_back_whatever_happens() -> None:
+    admission = admission_of()
+    candidate, other = seen(admission), seen(admission, "02:00:00:00:00:30")
+    with pytest.raises(RuntimeError, match="crash"), admission.begin(candidate, 0):  # noqa: PT012
+        assert admission.in_flight() == [HIGHER]
+        assert admission.decide(candidate, 10).verdict is Verdict.IN_FLIGHT
+        assert admission.decide(other, 10).verdict is Verdict.RADIO_BUSY
+        for another in (candidate, other):
+            with pytest.raises(trio.WouldBlock):
+                admission.begin(another, 10)
+        assert other.attempts == 0
+        assert other.limiter.borrowed_tokens == 0
+        assert admission.places.borrowed_tokens == 1
+        raise RuntimeError("crash")
+    for limiter in (candidate.limiter, admission.radio, admission.places):
+        assert limiter.borrowed_tokens == 0
+
+
+async def test_pacing_counts_from_before_the_attempt() -> None:
+    admission = admission_of()
+    candidate = seen(admission)
+    with admission.begin(candidate, 0):
+        pass
+    decision = admission.decide(candidate, 4.99)
+    assert (decision.verdict, decision.until) == (Verdict.PACED, 5)
+    assert admission.decide(candidate, 5).verdict is Verdict.DIAL
+
+
+async def test_the_blacklist_grows_to_eight_times_and_success_clears_it() -> None:
+    admission = admission_of()
+    candidate = seen(admission)
+    times = []
+    for _ in range(12):
+        admission.failed(candidate, 1000)
+        times.append(max(candidate.blacklisted_until - 1000, 0))
+    assert times == [0, 0, 60, 120, 180, 240, 300, 360, 420, 480, 480, 480]
+    seen(admission, now=1001)
+    decision = admission.decide(candidate, 1001)
+    assert (decision.verdict, decision.until) == (Verdict.BLACKLISTED, 1480)
+    admission.succeeded(candidate)
+    assert candidate.failures == 0
+    assert admission.decide(candidate, 1001).verdict is Verdict.DIAL
+
+
+async def test_a_link_takes_the_place_of_its_attempt_in_one_step() -> None:
+    admission = admission_of(max_connections=1)
+    candidate = seen(admission)
+    link, second = Link(HIGHER), Link(LOWER, Role.PERIPHERAL)
+    with admission.begin(candidate, 0) as attempt:
+        assert not admission.linked(second, None)
+        assert admission.linked(link, attempt)
+    assert admission.places.borrowed_tokens == 1
+    seen(admission, "02:00:00:00:00:30")
+    assert admission.due(0) == ([], 5)
+    admission.unlinked(link, IDENTITY, 0, proven=True)
+    assert admission.linked(second, None)
+    admission.unlinked(second, IDENTITY, 0, proven=True)
+    assert admission.places.borrowed_tokens == 0
+
+
+async def test_only_the_dialled_address_is_judged_by_its_link() -> None:
+    admission = admission_of()
+    candidate = seen(admission)
+    for role, proven, failures in (
+        (Role.PERIPHERAL, False, 0),
+        (Role.CENTRAL, False, 1),
+        (Role.CENTRAL, False, 2),
+        (Role.CENTRAL, True, 0),
+    ):
+        link = Link(HIGHER, role)
+        assert admission.linked(link, None)
+        admission.unlinked(link, IDENTITY, 0, proven=proven)
+        assert candidate.failures == failures
+
+
+async def test_the_grace_begins_anew_after_a_link_and_after_an_absence() -> None:
+    admission = admission_of()
+    candidate = seen(admission, LOWER)
+    admission.identified(LOWER, IDENTITY)
+    assert admission.decide(candidate, 20).verdict is Verdict.DIAL
+    elsewhere = Link("02:00:00:00:00:77", Role.PERIPHERAL)
+    assert admission.linked(elsewhere, None)
+    admission.unlinked(elsewhere, IDENTITY, 21, proven=True)  # the same identity on another address
+    seen(admission, LOWER, now=30)
+    assert admission.decide(candidate, 40).verdict is Verdict.GRACE
+    assert admission.decide(candidate, 41).verdict is Verdict.DIAL
+    seen(admission, LOWER, now=70)
+    assert admission.decide(candidate, 70).verdict is Verdict.GRACE
+
+
+async def test_the_oldest_sighting_is_forgotten_but_none_that_matters() -> None:
+    linked = {"02:00:00:00:01:00"}
+    admission = admission_of(linked, max_discovered_peers=4)
+    addresses = [f"02:00:00:00:01:0{n}" for n in range(4)]
+    candidates = [seen(admission, address, now=n) for n, address in enumerate(addresses)]
+    candidates[1].blacklisted_until = 1000
+    with admission.begin(candidates[2], 4):
+        assert seen(admission, "02:00:00:00:02:00", now=5) is not None
+        assert set(admission.candidates) == {*addresses[:3], "02:00:00:00:02:00"}
+        assert seen(admission, "02:00:00:00:02:01", now=6) is not None
+        candidates_now = list(admission.candidates.values())
+        candidates_now[-1].blacklisted_until = 1000
+        assert seen(admission, "02:00:00:00:02:02", now=7) is None
+        assert seen(admission, addresses[0], now=7) is candidates[0]
+    assert len(admission.candidates) == 4
+
+
+async def test_the_best_score_comes_first() -> None:
+    admission = admission_of()
+    seen(admission, "02:00:00:00:01:00", rssi=-80)
+    seen(admission, "02:00:00:00:01:01", rssi=-50)
+    seen(admission, "02:00:00:00:01:02", rssi=-60)
+    ready, _ = admission.due(1)
+    assert [c.address[-2:] for c in ready] == ["01", "02", "00"]
+    assert [row.address[-2:] for row in admission.status(1)] == ["01", "02", "00"]
+
+
+@pytest.mark.parametrize(
+    ("rssi", "attempts", "successes", "age", "score"),
+    [
+        (-30, 0, 0, 0, 70 + 25 + 25),
+        (0, 0, 0, 0, 70 + 25 + 25),
+        (-100, 0, 0, 30, 0 + 25 + 0),
+        (-120, 4, 1, 100, 0 + 12.5 + 0),
+        (-65, 2, 2, 5, 35 + 50 + 25),
+        (-65, 2, 0, 17.5, 35 + 0 + 12.5),
+    ],
+)
+async def test_score(rssi: int, attempts: int, successes: int, age: float, score: float) -> None:
+    candidate = Candidate(HIGHER, 0, last_seen=100 - age, rssi=rssi, attempts=attempts, successes=successes)
+    assert candidate.score(100) == pytest.approx(score)
+
+
+@given(st.lists(st.tuples(st.sampled_from("sbfx"), st.integers(0, 5), st.floats(0, 20)), max_size=60))
+def test_whatever_happens_the_limiters_tell_the_truth(steps: list[tuple[str, int, float]]) -> None:
+    async def main() -> None:
+        admission = admission_of(max_connections=3, max_discovered_peers=4)
+        now = 0.0
+        flying = {}
+        last_attempt: dict[str, float] = {}
+        for what, index, passed in steps:
+            now += passed
+            address = f"02:00:00:00:01:0{index}"
+            if what == "s":
+                seen(admission, address, now)
+            elif what == "b":
+                for candidate in admission.due(now)[0]:
+                    try:
+                        flying[candidate.address] = admission.begin(candidate, now)
+                    except trio.WouldBlock:
+                        continue
+                    assert now - last_attempt.get(candidate.address, -5) >= 5
+                    last_attempt[candidate.address] = now
+            elif address in flying:
+                with flying.pop(address) as attempt:
+                    if what == "f":
+                        admission.failed(attempt.candidate, now)
+            assert sorted(admission.in_flight()) == sorted(flying)
+            assert len(flying) <= 1
+            assert admission.places.borrowed_tokens == len(flying)
+            assert len(admission.candidates) <= 4
+            assert set(flying) <= set(admission.candidates)
+
+    trio.run(main)
