@@ -1,4 +1,4 @@
-"""Meshes on a mock air, for tests: whole nodes without RNS."""
+"""Meshes for tests: whole nodes without RNS, on any driver."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import trio
 
 from rns_ble.config import BLEConfig
+from rns_ble.drivers.base import BLEDriverInterface
 from rns_ble.mesh import Mesh, supervise
 from rns_ble.peer import Peer
 from rns_ble.testing import Air, MockBLEDriver
@@ -26,10 +27,11 @@ def identity_of(index: int) -> bytes:
 class Node:
     """One mesh with a listener that keeps what it is told, and checks the order of it."""
 
-    air: Air
+    air: Air | None
+    """For a mock driver at `address_of(index)`, if no other driver is given."""
     index: int
     config: BLEConfig = field(default_factory=lambda: BLEConfig(power_mode="aggressive"))
-    driver: MockBLEDriver = None
+    driver: BLEDriverInterface = None
     mesh: Mesh = None
     up: bool = False
     peers: dict[bytes, Peer] = field(default_factory=dict)
@@ -88,7 +90,7 @@ async def running(*nodes: Node) -> AsyncIterator[None]:
         yield
         nursery.cancel_scope.cancel()
     for node in nodes:
-        assert not node.driver.links
+        assert not node.driver.connected_peers
         assert not node.up
         assert node.mesh is None or node.nothing_borrowed()
 

@@ -12,8 +12,7 @@ from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import BLEDevice, PeerUnreachable, Role
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID
 from rns_ble.testing import Air, MockBLEDriver
-
-from .nodes import Node, address_of, identity_of, running, until
+from tests.nodes import Node, address_of, identity_of, running, until
 
 pytestmark = pytest.mark.virtual_time
 
