@@ -257,7 +257,9 @@ class Peer:
             if session.ping_received.is_set():
                 session.ping_received = trio.Event()
                 await session.send(pong(session.last_ping), ValueKind.PONG)
-            for action in session.liveness.poll(trio.current_time()):
+            now = trio.current_time()
+            self._reassembler.expire(now)
+            for action in session.liveness.poll(now):
                 match action:
                     case Action.SEND_KEEPALIVE:
                         await session.send(KEEPALIVE, ValueKind.KEEPALIVE)

@@ -25,7 +25,7 @@ transmitter itself."""
 
 _ADDRESS: Final = re.compile(
     r"(?:dev[:_])?([0-9A-F]{2})([:_-]?)" + r"([0-9A-F]{2})\2" * 4 + r"([0-9A-F]{2})",
-    re.ASCII | re.IGNORECASE,
+    re.IGNORECASE,
 )
 
 

@@ -29,7 +29,7 @@ class Direction(enum.Enum):
     """These two can't ever be linked; somebody should be told."""
 
 
-def direction(  # noqa: PLR0917  (two nodes, and the time that passed between them)
+def direction(
     own_address: str | None,
     own: Capability,
     peer_address: str,

@@ -28,7 +28,7 @@ The receiver keeps these. `total` is all that tells one packet on the air from a
 9. More than `REASSEMBLY_TIMEOUT` after its first fragment, on the caller's clock, a packet is dropped.
 10. Memory is set aside when a packet begins: for `total` fragments as long as the first, each with
     `FRAGMENT_COST`. A longer fragment sets its excess aside when it comes. The sum is never above
-    `max_bytes`, and what is really held never above the sum.
+    `max_bytes`, and what the packets really hold never above the sum.
 11. A packet that needs more than `max_bytes` for itself alone is refused. Any other finds room, because
     the oldest ones are evicted for it: so a peer that lost tails, or sent STARTs that lead nowhere, is
     heard again with its next packet and not 30 s later.
@@ -56,8 +56,8 @@ REASSEMBLY_TIMEOUT: Final = 30.0
 
 FRAGMENT_COST: Final = 256
 """Bytes that a fragment in progress takes besides its own: the bytes object, its entry in a dict that has
-just grown, its part of the packet's own objects. CPython 3.11 to 3.13 take about 100 for each of many
-fragments, and about 250 for each where a packet has two."""
+just grown, its part of the packet's own objects. CPython 3.11 to 3.13 take under 100 for each of many
+fragments, and over 200 for each where a packet has two."""
 
 MAX_PACKETS: Final = 8
 """Packets in progress per peer. A sender never interleaves, so each link has one; the others have lost

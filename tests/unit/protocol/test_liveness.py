@@ -40,6 +40,7 @@ def story(
         actions = liveness.poll(now)
         assert actions, "something was said to be due"
         for action in actions:
+            assert (now, action) not in done, "what was sent is still said to be due"
             done.append((now, action))
             if action in DROPS:
                 return done

@@ -220,6 +220,16 @@ def test_a_start_that_announces_more_than_there_is_is_dropped(total):
     assert counted(reassembler) == {"packets": 1, "over_limit": 1, "unknown_packet": 1}
 
 
+@pytest.mark.parametrize("total", [2, 40, 41, 65_535])
+def test_that_holds_for_the_first_packet_of_all(total):
+    needed = total * (20 + FRAGMENT_COST)
+    for max_bytes, in_progress in [(needed - 1, 0), (needed, 1)]:
+        reassembler = Reassembler(max_bytes=max_bytes)
+        reassembler.receive(fragment(0, total, bytes(15)), 0.0)
+        assert reassembler.packets_in_progress == in_progress
+        assert reassembler.statistics.over_limit == 1 - in_progress
+
+
 def test_a_refused_start_still_abandons_the_packet_before_it():
     reassembler = Reassembler(max_bytes=2 * (20 + FRAGMENT_COST))
     values = [fragment(0, 2, b"old"), fragment(0, 2, bytes(16)), fragment(1, 2, b"new")]
@@ -235,11 +245,13 @@ def test_bytes_evict_the_oldest_too():
     assert counted(reassembler) == {"evicted": 2}
 
 
-def test_a_fragment_longer_than_the_first_is_taken_while_it_finds_room():
+@pytest.mark.parametrize("order", [(3, 4, 2), (4, 3, 2)])
+def test_a_fragment_longer_than_the_first_is_taken_while_it_finds_room(order):
     reassembler = Reassembler(max_bytes=9 * (6 + FRAGMENT_COST))
-    assert receive_all(reassembler, [fragment(0, 3, b"x"), fragment(0, 4, b"x"), fragment(0, 2, b"x")]) == []
-    # The 4 has room for 3 * (6 + 256) more, at the cost of the 3, which is older; never of itself.
+    assert receive_all(reassembler, [fragment(0, total, b"x") for total in order]) == []
+    # It finds as much as 3 * (6 + FRAGMENT_COST), at the cost of the oldest packet that is not its own.
     assert receive_all(reassembler, [fragment(1, 4, bytes(700))]) == []
+    assert reassembler.bytes_in_progress == 6 * (6 + FRAGMENT_COST) + 699
     assert counted(reassembler) == {"evicted": 1}
     assert receive_all(reassembler, [fragment(1, 2, b"y")]) == [b"xy"]
     assert receive_all(reassembler, [fragment(2, 4, b"y"), fragment(3, 4, b"z")]) == [
