@@ -1,0 +1,154 @@
+"""An asyncio loop inside Trio, for the Bluetooth libraries that are written for asyncio.
+
+This is the only module that imports trio-asyncio, for three things about it have to be put right:
+
+1. Importing it changes asyncio for the whole process: `asyncio.run` in another thread gets trio-asyncio's
+   loop, and `new_event_loop()` with `Thread(run_forever)` fails. Reticulum's I2P interface does exactly that.
+   The policy for code outside Trio is put back right after the import. It is a private attribute:
+   pyproject.toml pins the minor release, and a test watches over it.
+2. Its default exception handler ends the loop, and with it the driver, on harmless races such as a socket
+   that was closed while somebody waited for it. Ours reports and goes on.
+3. The loop is a nursery inside, so whatever its block raises would come out in exception groups. `plainly`
+   hands it on as it was raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final, Protocol, TypeVar, cast
+
+import trio
+import trio_asyncio
+
+trio_asyncio._loop._FakedPolicy.policy = trio_asyncio._loop._original_policy
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+GONE: Final = frozenset(
+    {
+        errno.EBADF,
+        errno.EPIPE,
+        errno.ECONNRESET,
+        errno.ECONNABORTED,
+        errno.ENOTCONN,
+        errno.ESHUTDOWN,
+    }
+)
+"""What the operating system says of a socket or file that was closed by one side a moment before."""
+
+
+class AsyncioLoop(Protocol):
+    """What the drivers use of a trio-asyncio loop. Its clock is Trio's, also a virtual one."""
+
+    def time(self) -> float:
+        """Seconds on Trio's clock."""
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> asyncio.Handle:
+        """Call it in the loop's task, after what was given before."""
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+        """Call it after `delay` seconds. Those due at the same time come in no particular order."""
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+        """Call it at that time of `time()`."""
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Report a fault that nobody waits for."""
+
+    def is_running(self) -> bool:
+        """Whether what is given to it will run."""
+
+    async def run_aio_coroutine(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """For Trio: run an asyncio coroutine. Cancelled: cancels the coroutine and waits for its end."""
+
+    async def run_aio_future(self, future: asyncio.Future[T]) -> T:
+        """For Trio: wait for an asyncio future. Cancelled: cancels the future."""
+
+
+@asynccontextmanager
+async def open_asyncio_loop() -> AsyncIterator[AsyncioLoop]:
+    """An asyncio loop in the current Trio task, and in all tasks that are started from inside the block.
+
+    Reuses the loop that is current already, so that several virtual nodes in one process share one; it then
+    has to outlive this block. Otherwise a loop is opened, and at the block's end its tasks are cancelled.
+    What the block raises comes out as it is, not in an exception group.
+    """
+    current = trio_asyncio.current_loop.get()
+    if current is not None and current.is_running():
+        yield cast("AsyncioLoop", current)
+        return
+    async with plainly(trio_asyncio.open_loop()) as loop:
+        loop.set_exception_handler(report)
+        yield loop
+
+
+@asynccontextmanager
+async def plainly(manager: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+    """Enter a manager that holds a nursery, and take its exception groups off what the block raises.
+
+    Only the block's own exception comes out bare; one of a task in the nursery stays in its group.
+    """
+    raised: BaseException | None = None
+    outcome: BaseException | None = None
+    try:
+        async with manager as value:
+            try:
+                yield value
+            except BaseException as error:
+                raised = error
+                raise
+    except BaseExceptionGroup as group:
+        outcome = raised if _only(group, raised) else group
+    try:
+        if outcome is not None:
+            raise outcome
+    finally:
+        del raised, outcome  # they would refer to this frame, and this frame to them
+
+
+def _only(group: BaseExceptionGroup[BaseException], raised: BaseException | None) -> bool:
+    """Whether this exception is all that the group holds."""
+    inner: BaseException = group
+    while raised is not None and not _same(inner, raised):
+        if not isinstance(inner, BaseExceptionGroup) or len(inner.exceptions) != 1:
+            return False
+        inner = inner.exceptions[0]
+    return raised is not None
+
+
+def _same(one: BaseException, other: BaseException) -> bool:
+    """Whether two exceptions are one, where a cancel scope may have made a group anew of the same members."""
+    if isinstance(one, BaseExceptionGroup) and isinstance(other, BaseExceptionGroup):
+        pairs = zip(one.exceptions, other.exceptions, strict=False)
+        return len(one.exceptions) == len(other.exceptions) and all(_same(*pair) for pair in pairs)
+    return one is other
+
+
+def report(loop: object, context: dict[str, Any]) -> None:
+    """The loop's exception handler: logs what went wrong in a callback, and lets the loop go on."""
+    error = context.get("exception")
+    message = context.get("message") or "fault in an asyncio callback"
+    if _is_harmless(error):
+        log.debug("%s: %r", message, error)
+    else:
+        log.error("%s: %r", message, error, exc_info=error)
+
+
+def _is_harmless(error: object) -> bool:
+    """Whether this is the race of two ends that close, or of an answer that comes after its cancellation."""
+    if isinstance(error, OSError):
+        return error.errno in GONE
+    return isinstance(
+        error,
+        asyncio.CancelledError
+        | asyncio.InvalidStateError
+        | EOFError
+        | trio.BrokenResourceError
+        | trio.ClosedResourceError,
+    )

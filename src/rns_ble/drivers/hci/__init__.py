@@ -1,0 +1,38 @@
+"""A Bluetooth host of our own on any HCI controller: virtual ones, USB and serial dongles. Needs no BlueZ.
+
+The names are imported lazily, for Bumble is an optional dependency; without it they raise
+`ConfigurationError`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from rns_ble.drivers.base import ConfigurationError
+
+if TYPE_CHECKING:
+    from rns_ble.drivers.hci.driver import BumbleDriver
+    from rns_ble.drivers.hci.ether import serve_ether
+    from rns_ble.drivers.hci.radio import VirtualRadio
+
+__all__ = ["BumbleDriver", "VirtualRadio", "serve_ether"]
+
+MISSING: Final = "driver = bumble needs the bumble library: pip install 'rns-ble[demo]'"
+
+_HOMES: Final = {
+    "BumbleDriver": "rns_ble.drivers.hci.driver",
+    "VirtualRadio": "rns_ble.drivers.hci.radio",
+    "serve_ether": "rns_ble.drivers.hci.ether",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "bumble":
+            raise
+        raise ConfigurationError(MISSING) from error

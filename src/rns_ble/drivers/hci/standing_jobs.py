@@ -1,0 +1,127 @@
+"""The radio's two standing jobs, scanning and advertising, kept as they were asked for.
+
+Each has a wanted state and the state of the controller; `apply` makes them agree, one task at a time. Whoever
+changes what is wanted, or learns that the controller has changed by itself, calls it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import trio
+
+from rns_ble.drivers.base import AdapterUnavailable
+
+if TYPE_CHECKING:
+    from rns_ble.drivers.hci.stack import Stack
+
+log = logging.getLogger(__name__)
+
+SCAN_INTERVAL: Final = 100.0
+SCAN_WINDOW: Final = 50.0
+"""Milliseconds: every other advertisement is heard, and half of the time is left to the links."""
+
+
+class Scanning:
+    """Active scanning, for some peers have their service's UUID in the scan response."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.wanted = False
+        self.paused = False
+        """While a connection is initiated: not every controller can do both at once."""
+        self._stack = stack
+        self._on = False
+        self._lock = trio.Lock()
+
+    async def apply(self) -> None:
+        """Raises `AdapterUnavailable`."""
+        async with self._lock:
+            wanted = self.wanted and not self.paused
+            if wanted == self._on:
+                return
+            device = self._stack.device
+            if wanted:
+                await self._stack.call_or_fail(
+                    "to scan",
+                    device.start_scanning,
+                    active=True,
+                    scan_interval=SCAN_INTERVAL,
+                    scan_window=SCAN_WINDOW,
+                    own_address_type=self._stack.own_address_type,
+                    filter_duplicates=False,
+                )
+            else:
+                await self._stack.call_or_fail("to stop scanning", device.stop_scanning)
+            self._on = wanted
+
+    async def resume(self) -> None:
+        """End a pause. Shields itself, and logs what fails: it runs when something else has ended."""
+        self.paused = False
+        with trio.CancelScope(shield=True):  # each command has its own time-out
+            try:
+                await self.apply()
+            except AdapterUnavailable as error:
+                if self._stack.failure is None:
+                    log.warning("not scanning any more: %s", error)
+
+
+class Advertisement(NamedTuple):
+    """What is said, at most 31 bytes each."""
+
+    data: bytes
+    scan_response: bytes
+
+
+class Advertising:
+    """Connectable advertising that goes on although each new connection ends it in the controller."""
+
+    def __init__(self, stack: Stack, interval: float) -> None:
+        """`interval`: seconds."""
+        self.wanted: Advertisement | None = None
+        self.refused = False
+        """The controller would not go on: it has as many connections as it can. The end of one may help."""
+        self._stack = stack
+        self._interval = interval
+        self._on: Advertisement | None = None
+        self._lock = trio.Lock()
+
+    async def apply(self) -> None:
+        """Raises `AdapterUnavailable`."""
+        async with self._lock:
+            wanted = self.wanted
+            if wanted == self._on:
+                return
+            device = self._stack.device
+            if wanted is None:
+                await self._stack.call_or_fail("to stop advertising", device.stop_advertising)
+                self._on = None
+                return
+            # Noted first: a central may connect, and end it, before the call returns.
+            self._on, self.refused = wanted, False
+            milliseconds = self._interval * 1000
+            try:
+                await self._stack.call_or_fail(
+                    "to advertise",
+                    device.start_advertising,
+                    own_address_type=self._stack.own_address_type,
+                    advertising_data=wanted.data,
+                    scan_response_data=wanted.scan_response,
+                    advertising_interval_min=milliseconds,
+                    advertising_interval_max=milliseconds,
+                )
+            except AdapterUnavailable:
+                self._on = None
+                raise
+
+    def ended_by_connection(self) -> None:
+        """A central has connected, and the controller has stopped."""
+        self._on = None
+
+    async def go_on(self) -> None:
+        """`apply` for when nobody waits for it: never raises."""
+        try:
+            await self.apply()
+        except AdapterUnavailable as error:
+            self.refused = True
+            log.debug("not advertising for now: %s", error)

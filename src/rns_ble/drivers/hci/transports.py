@@ -1,0 +1,129 @@
+"""Ways to an HCI controller: one of ours on a `VirtualRadio`, or one that Bumble reaches by name."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import bumble.transport
+import trio
+from bumble.transport.common import StreamPacketSink, TransportSpecError
+
+from rns_ble.drivers.base import AdapterUnavailable, BLEError, ConfigurationError, PermissionDenied
+from rns_ble.drivers.hci.controller import RadioController
+from rns_ble.drivers.hci.radio import VirtualRadio
+
+if TYPE_CHECKING:
+    from rns_ble.drivers.asyncio_loop import AsyncioLoop
+
+CONNECT_TIMEOUT: Final = 10.0
+"""Seconds until the transport must be open: TCP over a bad network, a serial port that wakes up."""
+CLOSE_TIMEOUT: Final = 1.0
+"""Seconds for closing it: a part of `GOODBYE_TIMEOUT`."""
+
+SCHEMES: Final = frozenset(
+    {
+        *("usb", "pyusb", "serial", "hci-socket", "vhci", "pty", "file", "udp"),
+        *("tcp-client", "tcp-server", "unix", "unix-client", "unix-server", "ws-client", "ws-server"),
+        *("android-emulator", "android-netsim"),
+    }
+)
+"""What Bumble 0.0.236 knows; the part of a transport's name before its first colon."""
+
+_EXAMPLES: Final = "usb:0, serial:/dev/ttyACM0,1000000, hci-socket:0, tcp-client:127.0.0.1:7300"
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """An open way to a controller."""
+
+    name: str
+    """As it was asked for."""
+    source: Any
+    """Bumble's: `set_packet_sink`, and `terminated`, a future that is done when the transport is lost."""
+    sink: Any
+    """Bumble's: `on_packet`."""
+
+
+def check_name(name: str) -> None:
+    """Raise `ConfigurationError` when no transport is called that."""
+    scheme, _, spec = name.partition(":")
+    if scheme not in SCHEMES:
+        raise ConfigurationError(f"transport = {name}: there is no {scheme!r}; for example {_EXAMPLES}")
+    if scheme in {"usb", "pyusb", "serial", "tcp-client"} and not spec:
+        raise ConfigurationError(f"transport = {name}: says not which one; for example {_EXAMPLES}")
+    if scheme == "tcp-client":
+        host, _, port = spec.rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 1 << 16:
+            raise ConfigurationError(f"transport = {name}: it is tcp-client:HOST:PORT, PORT from 1 to 65535")
+
+
+@asynccontextmanager
+async def open_transport(loop: AsyncioLoop, where: str | VirtualRadio) -> AsyncIterator[Transport]:
+    """Reach a controller, and let go of it at the block's end.
+
+    Raises `AdapterUnavailable` or `PermissionDenied`, saying what to do, and `ConfigurationError` for a name
+    that no transport understands.
+    """
+    if isinstance(where, VirtualRadio):
+        controller = RadioController(where)
+        try:
+            yield Transport("the virtual radio", controller, controller)
+        finally:
+            controller.detach()
+        return
+    try:
+        with trio.fail_after(CONNECT_TIMEOUT):
+            opened = await loop.run_aio_coroutine(bumble.transport.open_transport(where))
+    except Exception as error:
+        raise explain(where, error) from error
+    try:
+        yield Transport(where, opened.source, opened.sink)
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT):
+            await loop.run_aio_coroutine(opened.close())
+            if isinstance(opened.sink, StreamPacketSink):
+                # The socket is closed by a later callback, which tells it in this way.
+                await loop.run_aio_future(opened.source.terminated)
+
+
+def explain(name: str, error: Exception) -> BLEError:
+    """What to do about a transport that could not be opened."""
+    scheme = name.partition(":")[0]
+    if isinstance(error, TransportSpecError | AssertionError | ValueError):
+        return ConfigurationError(f"transport = {name} is not understood ({error}); for example {_EXAMPLES}")
+    if isinstance(error, trio.TooSlowError):
+        return AdapterUnavailable(f"{name} does not open: check that it is there and awake")
+    if isinstance(error, ImportError):
+        return AdapterUnavailable(f"{name} needs a library that is missing ({error}): install it with pip")
+    if _is_denied(error):
+        return PermissionDenied(f"{name}: this user may not use it: {_PERMISSION.get(scheme, 'run as root')}")
+    advice = _ADVICE.get(scheme, "check the name")
+    return AdapterUnavailable(f"{name} can't be opened ({error}): {advice}")
+
+
+def _is_denied(error: Exception) -> bool:
+    number = getattr(error, "errno", None)
+    if number is None and isinstance(error.__context__, OSError):
+        number = error.__context__.errno  # pyserial's error carries the system's in this way
+    # libusb1's error is looked at by name, for it is there only where libusb is.
+    return number in (errno.EACCES, errno.EPERM) or type(error).__name__ == "USBErrorAccess"
+
+
+_PERMISSION: Final = {
+    "usb": "add a udev rule for the dongle (SUBSYSTEM==usb, MODE=0660, GROUP=plugdev) and join that group",
+    "pyusb": "add a udev rule for the dongle (SUBSYSTEM==usb, MODE=0660, GROUP=plugdev) and join that group",
+    "serial": "join the group that owns the port (dialout or uucp) and log in again",
+    "hci-socket": "it needs root or the capability CAP_NET_ADMIN, and BlueZ must not use the adapter",
+}
+
+_ADVICE: Final = {
+    "usb": "plug the dongle in, stop bluetoothd if it has it, and look for it with lsusb",
+    "pyusb": "plug the dongle in, stop bluetoothd if it has it, and look for it with lsusb",
+    "serial": "plug it in, and look for its port in /dev/serial/by-id",
+    "hci-socket": "take the adapter from BlueZ first (systemctl stop bluetooth; hciconfig hci0 down)",
+    "tcp-client": "start what listens there first; for a virtual radio that is `rns-ble ether`",
+}
