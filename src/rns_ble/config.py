@@ -1,31 +1,344 @@
-"""The `[[BLE Interface]]` section of Reticulum's configuration, as one frozen value."""
+"""The `[[BLE Interface]]` section of Reticulum's configuration, as one frozen value.
+
+Rules:
+
+1. Every key is one field of `BLEConfig`, and everything about it stands in its metadata: type, unit, range
+   and what it does. Parsing, error messages and the documentation (`KEYS`) are made from that alone.
+2. A `BLEConfig` that exists is valid, however it was made.
+3. A value that can't be used is an error that names key, value and what is allowed; never replaced silently.
+4. A key that we don't know is a warning, for the section may come from another version; keys of Reticulum's
+   own are none of our business.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import logging
+import math
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
 
+from rns_ble.drivers.base import ConfigurationError
 from rns_ble.protocol.gatt import SERVICE_UUID
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+DRIVERS: Final = ("bleak", "bumble")
+POWER_MODES: Final = ("aggressive", "balanced", "saver")
+
+TRANSPORTS: Final = MappingProxyType(
+    {
+        "usb:0": "the first USB dongle",
+        "serial:/dev/ttyACM0,1000000": "an HCI controller on a serial port, with its speed",
+        "hci-socket:0": "an adapter of Linux, taken away from BlueZ",
+        "tcp-client:HOST:PORT": "a controller behind TCP, for example a virtual one",
+    }
+)
+"""HCI transports worth naming in a message; the bumble library knows some more."""
+
+DEVICE_NAME_BYTES: Final = 8
+"""Flags (3 bytes), a 128-bit UUID (18) and the name with its 2-byte header share the 31 bytes of a legacy
+advertisement (Core Specification, Vol 6 Part B, 2.3.1.1)."""
+
+_RETICULUM_KEYS: Final = """
+    type name enabled interface_enabled mode interface_mode selected_interface_mode outgoing bitrate
+    configured_bitrate gravity bootstrap_only recursive_prs ignore_config_warnings
+    announce_cap announce_rate_target announce_rate_grace announce_rate_penalty
+    announces_from_internal announces_to_internal
+    ifac_size networkname network_name passphrase pass_phrase
+    ingress_control egress_control ec_pr_freq ic_max_held_announces ic_burst_hold ic_burst_freq_new
+    ic_burst_freq ic_pr_burst_freq_new ic_pr_burst_freq ic_new_time ic_burst_penalty ic_held_release_interval
+    discoverable announce_interval discovery_stamp_value discovery_name discovery_encrypt discovery_frequency
+    discovery_bandwidth discovery_modulation discovery_lxmf_address reachable_on publish_ifac location_cmd
+    latitude longitude height
+"""
+RETICULUM_KEYS: Final = frozenset(_RETICULUM_KEYS.split())
+"""What Reticulum itself reads from, or writes into, the section of any interface (RNS 1.5.7)."""
+
+UNNEEDED: Final = MappingProxyType(
+    {
+        "service_discovery_delay": "services are read when the Bluetooth stack says that they are resolved",
+        "connection_rotation_interval": "a link is kept for as long as it works",
+        "enable_local_announce_forwarding": "Reticulum itself sends local announces to every peer, once",
+    }
+)
+"""Keys of ble-reticulum that mean nothing here, and why."""
+
+HINTS: Final = MappingProxyType({"ifac_netkey": "passphrase", "ifac_netname": "network_name"})
+"""Names that resemble no key of the configuration, but are what Reticulum calls one inside. Someone who
+writes `ifac_netkey` believes that the interface is closed, and it is open."""
+
+_TRUE: Final = frozenset({"yes", "true", "on", "1"})
+_FALSE: Final = frozenset({"no", "false", "off", "0"})
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of the section."""
+
+    name: str
+    kind: str
+    """`text`, `yes/no`, `integer`, `number` or `UUID`."""
+    default: object
+    doc: str
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    maximum_bytes: int | None = None
+    optional: bool = False
+    """May be left empty, which is None."""
+    comma: bool = False
+    """A comma is part of the value; ConfigObj makes a list of such a value."""
+
+    @property
+    def allowed(self) -> str:
+        """What is allowed, in words."""
+        unit = f" {self.unit}" if self.unit else ""
+        if self.choices:
+            words = " or ".join(self.choices)
+        elif self.minimum is not None:
+            words = f"{self.kind} from {self.minimum:g} to {self.maximum:g}{unit}"
+        elif self.maximum_bytes is not None:
+            words = f"{self.kind} of 1 to {self.maximum_bytes} bytes of UTF-8"
+        else:
+            words = self.kind
+        return f"{words}, or nothing" if self.optional else words
+
+    def parse(self, value: object) -> object:
+        """The value, typed and checked. Raises `ConfigurationError`."""
+        if self.comma and isinstance(value, list):
+            value = ",".join(map(str, value))
+        if isinstance(value, str):
+            value = value.strip()
+            if self.optional and value.lower() in {"", "none"}:
+                value = None
+        if value is None and self.optional:
+            return None
+        try:
+            typed = _PARSERS[self.kind](value)
+        except (ValueError, TypeError):
+            raise self._error(value) from None
+        if isinstance(typed, str):
+            if self.choices and typed.lower() in self.choices:
+                return typed.lower()
+            size = len(typed.encode())
+            if self.choices or not 0 < size <= (self.maximum_bytes or size):
+                raise self._error(value)
+        elif self.minimum is not None and self.maximum is not None:
+            assert isinstance(typed, (int, float))
+            if not self.minimum <= typed <= self.maximum:  # false for NaN as well
+                raise self._error(value)
+        return typed
+
+    def _error(self, value: object) -> ConfigurationError:
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        quote = "; put a value with a comma in quotes" if isinstance(value, list) else ""
+        return ConfigurationError(f"{self.name} = {shown}: allowed is {self.allowed}{quote}")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _yes_no(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).lower()
+    if text not in _TRUE | _FALSE:
+        raise ValueError
+    return text in _TRUE
+
+
+def _integer(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise TypeError
+    return int(value)
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise TypeError
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _uuid(value: object) -> str:
+    return str(uuid.UUID(_text(value)))
+
+
+_PARSERS: Final[Mapping[str, Callable[[object], object]]] = MappingProxyType(
+    {"text": _text, "yes/no": _yes_no, "integer": _integer, "number": _number, "UUID": _uuid}
+)
+
+
+def _key(default: T, kind: str, doc: str, **rest: Any) -> T:
+    """A dataclass field that carries its `Key`."""
+    field: T = dataclasses.field(default=default, metadata={"kind": kind, "doc": doc, **rest})
+    return field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BLEConfig:
-    """Every key that the interface knows, under its own name."""
+    """Every key that the interface knows, under its own name. Raises `ConfigurationError` when made."""
 
-    name: str = "BLE Interface"
-    service_uuid: str = SERVICE_UUID
-    device_name: str | None = None
-    enable_central: bool = True
-    enable_peripheral: bool = True
-    discovery_interval: float = 5.0
-    max_connections: int = 7
-    min_rssi: int = -85
-    connection_timeout: float = 30.0
-    power_mode: str = "balanced"
-    max_discovered_peers: int = 100
-    connection_retry_backoff: float = 60.0
-    max_connection_failures: int = 3
-    dial_grace: float = 20.0
-    outgoing_queue: int = 128
-    driver: str = "bleak"
-    adapter: str | None = None
-    transport: str | None = None
+    name: str = _key("BLE Interface", "text", "The name of the section; Reticulum gives it.")
+    service_uuid: str = _key(
+        SERVICE_UUID,
+        "UUID",
+        "The GATT service that is advertised and looked for. Another one makes a network of its own.",
+    )
+    device_name: str | None = _key(
+        None,
+        "text",
+        "The advertised name. Peers are found by the service, so none is needed.",
+        maximum_bytes=DEVICE_NAME_BYTES,
+        optional=True,
+    )
+    enable_central: bool = _key(
+        True, "yes/no", "Look for peers and connect to them. Off: only wait for them (peripheral-only)."
+    )
+    enable_peripheral: bool = _key(
+        True, "yes/no", "Advertise and accept connections. Off: only connect to others (central-only)."
+    )
+    discovery_interval: float = _key(
+        5.0,
+        "number",
+        "From the start of one scan to the next, in power mode balanced; a scan lasts 2 s.",
+        unit="s",
+        minimum=0.1,
+        maximum=3600.0,
+    )
+    max_connections: int = _key(
+        7,
+        "integer",
+        "Links at once, in both roles, with attempts under way. Most controllers hold 7 to 20.",
+        minimum=1,
+        maximum=3840,  # connection handles 0x0000 to 0x0EFF (Core Specification, Vol 4 Part E, 5.4.2)
+    )
+    min_rssi: int = _key(
+        -85,
+        "integer",
+        "Weaker peers are not dialled.",
+        unit="dBm",
+        minimum=-127,  # the range of RSSI in HCI (Core Specification, Vol 4 Part E, 7.7.65.2)
+        maximum=20,
+    )
+    connection_timeout: float = _key(
+        30.0,
+        "number",
+        "An attempt to connect, up to the end of the handshake, is given up after this.",
+        unit="s",
+        minimum=0.1,
+        maximum=600.0,
+    )
+    power_mode: str = _key(
+        "balanced",
+        "text",
+        "How much the radio scans: all the time, every discovery_interval, or once a minute.",
+        choices=POWER_MODES,
+    )
+    max_discovered_peers: int = _key(
+        100, "integer", "Addresses remembered; the one not seen for longest goes.", minimum=1, maximum=100_000
+    )
+    connection_retry_backoff: float = _key(
+        60.0,
+        "number",
+        "How long an address is left alone after too many failures; up to 8 times as long if they go on.",
+        unit="s",
+        minimum=0.0,
+        maximum=86_400.0,
+    )
+    max_connection_failures: int = _key(
+        3, "integer", "Consecutive failures after which an address is left alone.", minimum=1, maximum=1000
+    )
+    dial_grace: float = _key(
+        20.0,
+        "number",
+        "How long the side with the higher address waits to be dialled before it dials itself.",
+        unit="s",
+        minimum=0.0,
+        maximum=3600.0,
+    )
+    outgoing_queue: int = _key(
+        128,
+        "integer",
+        "Packets that wait for one peer; more are dropped. Below 75 a Resource in transfer loses some.",
+        unit="packets",
+        minimum=1,
+        maximum=65_536,
+    )
+    driver: str = _key(
+        "bleak",
+        "text",
+        "The Bluetooth stack: bleak is BlueZ, the system's; bumble drives an HCI controller by itself.",
+        choices=DRIVERS,
+    )
+    adapter: str | None = _key(
+        None, "text", "For bleak: the adapter, for example hci0. Nothing: the default one.", optional=True
+    )
+    transport: str | None = _key(
+        None, "text", "For bumble: where the HCI controller is.", optional=True, comma=True
+    )
+
+    def __post_init__(self) -> None:
+        """Check every value alone, then together."""
+        for key in KEYS:
+            object.__setattr__(self, key.name, key.parse(getattr(self, key.name)))
+        if not (self.enable_central or self.enable_peripheral):
+            raise ConfigurationError(
+                "enable_central = no, enable_peripheral = no: at least one of them must be yes, "
+                "or the interface can reach nobody"
+            )
+        if self.driver == "bumble" and self.transport is None:
+            known = "; ".join(f"{transport} ({what})" for transport, what in TRANSPORTS.items())
+            raise ConfigurationError(f"driver = bumble: needs transport, one of: {known}")
+
+    @classmethod
+    def from_section(cls, section: Mapping[str, object]) -> BLEConfig:
+        """From a section as Reticulum hands it over: strings, lists (values with commas) or typed values.
+
+        Raises `ConfigurationError`. Logs a warning for each key that nobody knows or that has no effect,
+        and a notice for each that is not needed.
+        """
+        known = {key.name: key for key in KEYS}
+        values = {name: known[name].parse(value) for name, value in section.items() if name in known}
+        config = cls(**values)  # type: ignore[arg-type]  # each value was parsed by the key of its field
+        for name in section:
+            if name in UNNEEDED:
+                log.info("%s is not needed: %s", name, UNNEEDED[name])
+            elif name not in known and name not in RETICULUM_KEYS:
+                log.warning("unknown key %s%s", name, _suggestion(name))
+        for name, driver in (("transport", "bumble"), ("adapter", "bleak")):
+            if getattr(config, name) is not None and config.driver != driver:
+                log.warning(
+                    "%s = %s has no effect: it belongs to driver = %s, and the driver is %s",
+                    name,
+                    getattr(config, name),
+                    driver,
+                    config.driver,
+                )
+        return config
+
+
+KEYS: Final = tuple(
+    Key(name=field.name, default=field.default, **field.metadata) for field in dataclasses.fields(BLEConfig)
+)
+"""All keys, in the order in which they are documented."""
+
+
+def _suggestion(name: str) -> str:
+    """What may have been meant by an unknown key."""
+    known = [key.name for key in KEYS] + sorted(RETICULUM_KEYS)
+    nearest = HINTS.get(name) or next(iter(difflib.get_close_matches(name.lower(), known, n=1)), None)
+    return f": did you mean {nearest}?" if nearest else ", which has no effect"

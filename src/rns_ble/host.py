@@ -1,0 +1,289 @@
+"""The threads: one runs Trio, one delivers what the mesh tells to whoever may be slow.
+
+Theory of operation. The `Host` is the mesh's `Listener`. On the Trio thread it puts each event into one
+queue; the delivery thread takes them out and tells its own listener, in the same order. What is always true:
+
+1. Nothing that the mesh tells waits or raises on the Trio thread. Packets are bounded, per peer and in all,
+   and dropped and counted beyond that; all other events are kept.
+2. The delivery thread alone decides what its listener has been told, so that when all is over, however it
+   ended, each peer that joined is told to have left, once, and then that the mesh is down.
+3. `stop` may be called by any thread, at any time, by several at once, and returns within its timeout.
+4. There is no lock: `_stopping` is set before the token is looked at, the token is published before
+   `_stopping` is looked at, so one of the two sides always sees the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from contextvars import ContextVar
+from queue import SimpleQueue
+from typing import Final, TypeVar
+
+import trio
+
+from rns_ble.drivers.base import GOODBYE_TIMEOUT
+from rns_ble.mesh import Listener
+from rns_ble.peer import Peer
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+IDENTITY_POLL: Final = 0.1
+"""Seconds between two looks for our identity. Reticulum sets it after it has made its interfaces, and tells
+nobody."""
+
+PACKETS_PER_PEER: Final = 256
+"""Packets from one peer that may wait for delivery: three times what a Reticulum Resource keeps in flight
+(75), so only a peer that floods us, or a Reticulum that stands still, meets it."""
+
+EVENTS_WAITING: Final = 2048
+"""Events in all that may wait before packets are dropped: the bound of the memory, 1 MB of full packets."""
+
+STOP_TIMEOUT: Final = GOODBYE_TIMEOUT + 2.5
+"""Seconds for all to end: the driver's goodbye (5), the mesh's before it, and the delivery (1). Reticulum
+waits for us at its end, and for as long as it takes."""
+
+DELIVERY_TIMEOUT: Final = 1.0
+"""Seconds of `STOP_TIMEOUT` that are kept for the delivery thread: it has at most one packet in hand."""
+
+LOG_TIMEOUT: Final = 0.5
+"""Seconds to wait for a warning that we leave something behind; a log that can be written to takes none."""
+
+current_interface: ContextVar[str] = ContextVar("current_interface")
+"""The name of the interface that this thread, or Trio task, works for: what a log line is headed with."""
+
+
+class _What(enum.Enum):
+    UP = enum.auto()
+    DOWN = enum.auto()
+    JOINED = enum.auto()
+    PACKET = enum.auto()
+    LEFT = enum.auto()
+    END = enum.auto()
+
+
+class _Flow:
+    """The packets of one peer on their way. Each counter has one writer, so none needs a lock."""
+
+    __slots__ = ("delivered", "full", "peer", "put")
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.put = 0
+        self.delivered = 0
+        self.full = False
+
+
+_Event = tuple[_What, _Flow | None, object]
+
+
+class Host:
+    """Runs `run(identity, listener)` in a Trio thread of its own and delivers what it tells to `listener`."""
+
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[bytes, Listener], Awaitable[object]],
+        identity: Callable[[], bytes | None],
+        listener: Listener,
+    ) -> None:
+        """`identity` is asked on the Trio thread until it answers; `run` starts then and ends by being
+        cancelled. `listener` is called on the delivery thread; what it raises is logged and goes no further.
+        """
+        self.name = name
+        self.packets_dropped = 0
+        """Packets received that found no room on their way to the listener."""
+        self._run = run
+        self._identity = identity
+        self._listener = listener
+        self._events: SimpleQueue[_Event] = SimpleQueue()
+        self._flows: dict[Peer, _Flow] = {}
+        self._stopping = False
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._scope = trio.CancelScope()
+        # Daemons, so that a Bluetooth stack that hangs can't keep the process from ending.
+        self._radio = threading.Thread(target=self._run_trio, name=f"{name} radio", daemon=True)
+        self._delivery = threading.Thread(target=self._deliver, name=f"{name} delivery", daemon=True)
+
+    # --- life ---
+
+    def start(self) -> None:
+        """Start the threads; once. After `stop`: does nothing."""
+        if self._stopping:
+            return
+        self._delivery.start()
+        try:
+            self._radio.start()
+        except RuntimeError:  # no thread to be had
+            self._put(_What.END, None, "no thread for the radio")
+            raise
+
+    def stop(self, timeout: float = STOP_TIMEOUT) -> None:
+        """Cancel the run and wait, at most `timeout` seconds, for both threads to end.
+
+        When this returns in time the listener has been told all it will ever be told. Called from one of the
+        two threads themselves, it does not wait for that one, which then ends by itself.
+        """
+        deadline = time.monotonic() + timeout
+        self._stopping = True
+        if self._token is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._scope.cancel)
+        if not _ended(self._radio, deadline - DELIVERY_TIMEOUT):
+            self._warn("the Bluetooth stack does not let go; left behind")
+            self._put(_What.END, None, "the Bluetooth stack hangs")
+        if not _ended(self._delivery, deadline):
+            self._warn("Reticulum does not take what was received; left behind")
+
+    def _warn(self, message: str) -> None:
+        """Log, without waiting for the log: a signal may have stopped the thread that has it locked, and
+        that thread may be waiting for `stop`.
+        """
+
+        def say() -> None:
+            current_interface.set(self.name)
+            log.warning(message)
+
+        with contextlib.suppress(RuntimeError):  # no more threads: the interpreter is ending
+            teller = threading.Thread(target=say, daemon=True)
+            teller.start()
+            teller.join(LOG_TIMEOUT)
+
+    def ask(self, question: Callable[[], T], timeout: float = 1.0) -> T | None:
+        """What `question` answers on the Trio thread; what it raises is raised here.
+
+        None: not running, or no answer within `timeout` seconds.
+        """
+        if threading.current_thread() is self._radio:
+            return question()
+        if self._token is None:
+            return None
+        answer: Future[T] = Future()
+
+        def on_trio_thread() -> None:
+            try:
+                answer.set_result(question())
+            except Exception as error:  # noqa: BLE001  (the asker's; raised here it would end the run)
+                answer.set_exception(error)
+
+        try:
+            self._token.run_sync_soon(on_trio_thread)
+            return answer.result(timeout)
+        except (trio.RunFinishedError, TimeoutError):
+            return None
+
+    # --- the Trio thread ---
+
+    def _run_trio(self) -> None:
+        current_interface.set(self.name)
+        reason = "stopped"
+        try:
+            trio.run(self._main)
+        except Exception as error:
+            reason = f"ended by a bug: {error!r}"
+            log.exception("offline for good because of a bug; a restart of Reticulum brings it back")
+        finally:
+            self._put(_What.END, None, reason)
+
+    async def _main(self) -> None:
+        with self._scope:
+            self._token = trio.lowlevel.current_trio_token()
+            if self._stopping:
+                return
+            while (identity := self._identity()) is None:  # noqa: ASYNC110  (see IDENTITY_POLL)
+                await trio.sleep(IDENTITY_POLL)
+            await self._run(identity, self)
+
+    def _put(self, what: _What, flow: _Flow | None, extra: object) -> None:
+        self._events.put((what, flow, extra))
+
+    def mesh_up(self) -> None:
+        """From the mesh: see `Listener`."""
+        self._put(_What.UP, None, None)
+
+    def mesh_down(self, reason: str) -> None:
+        """From the mesh: see `Listener`."""
+        self._put(_What.DOWN, None, reason)
+
+    def peer_joined(self, peer: Peer) -> None:
+        """From the mesh: see `Listener`."""
+        self._flows[peer] = flow = _Flow(peer)
+        self._put(_What.JOINED, flow, None)
+
+    def packet_received(self, peer: Peer, packet: bytes) -> None:
+        """From the mesh: see `Listener`."""
+        flow = self._flows.get(peer)
+        if flow is None:
+            return  # a cancelled mesh may still bring what a link's task had in hand as its peer left
+        waiting = flow.put - flow.delivered
+        if waiting >= PACKETS_PER_PEER or self._events.qsize() >= EVENTS_WAITING:
+            self.packets_dropped += 1
+            if not flow.full:
+                flow.full = True
+                log.warning("packets of %s dropped: Reticulum is slower than they arrive", peer)
+            return
+        if flow.full and waiting <= PACKETS_PER_PEER // 2:
+            flow.full = False
+        flow.put += 1
+        self._put(_What.PACKET, flow, packet)
+
+    def peer_left(self, peer: Peer) -> None:
+        """From the mesh: see `Listener`."""
+        self._put(_What.LEFT, self._flows.pop(peer), None)
+
+    # --- the delivery thread ---
+
+    def _deliver(self) -> None:
+        current_interface.set(self.name)
+        told = self._listener
+        joined: dict[Peer, None] = {}
+        up = False
+        while True:
+            what, flow, extra = self._events.get()
+            if what is _What.PACKET:
+                assert flow is not None
+                flow.delivered += 1
+                if not self._stopping:
+                    _tell(told.packet_received, flow.peer, extra)
+            elif what is _What.JOINED:
+                assert flow is not None
+                joined[flow.peer] = None
+                _tell(told.peer_joined, flow.peer)
+            elif what is _What.LEFT:
+                assert flow is not None
+                del joined[flow.peer]
+                _tell(told.peer_left, flow.peer)
+            elif what is _What.UP:
+                up = True
+                _tell(told.mesh_up)
+            elif what is _What.DOWN:
+                up = False
+                _tell(told.mesh_down, extra)
+            else:
+                for peer in joined:
+                    _tell(told.peer_left, peer)
+                if up:
+                    _tell(told.mesh_down, extra)
+                return
+
+
+def _tell(method: Callable[..., None], *what: object) -> None:
+    try:
+        method(*what)
+    except Exception:
+        log.exception("a bug in %s; going on", getattr(method, "__qualname__", method))
+
+
+def _ended(thread: threading.Thread, deadline: float) -> bool:
+    """Wait for a thread until the deadline (`time.monotonic`). True also where there is none to wait for."""
+    if thread is threading.current_thread() or thread.ident is None:
+        return True
+    thread.join(max(0.0, deadline - time.monotonic()))
+    return not thread.is_alive()

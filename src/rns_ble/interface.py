@@ -1,0 +1,351 @@
+"""What Reticulum sees: one interface for the adapter, and one for each peer.
+
+Theory of operation. Reticulum makes the `BLEInterface` while it starts, sets its options, and then calls
+`final_init`, from which on the threads of `rns_ble.host` run. Each peer that the mesh finds becomes a
+`BLEPeerInterface` with its parent's options, in Reticulum's list of interfaces like any other: Reticulum
+itself decides which packet goes to which of them. What is always true:
+
+1. Nothing that Reticulum calls here waits for the radio, except `detach`, which is bounded.
+2. Peers come, bring packets and go on the delivery thread alone, in that order. Reticulum finds a peer that
+   has gone missing from its list of interfaces and drops the paths, links and tables that lead there.
+3. A peer interface is never without its parent's access code, or the passphrase would not be enforced.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, ClassVar, Final
+
+import RNS
+from RNS.Interfaces.Interface import Interface
+
+from rns_ble.config import BLEConfig
+from rns_ble.drivers.base import BLEDriverInterface, BLEError, ConfigurationError
+from rns_ble.host import Host, current_interface
+from rns_ble.mesh import Listener, Mesh, supervise
+from rns_ble.peer import Peer
+from rns_ble.status import MeshStatus
+
+log = logging.getLogger(__name__)
+
+INHERITED: Final = (
+    *("IN", "OUT", "mode", "gravity", "bitrate", "HW_MTU", "FIXED_MTU", "owner"),
+    *("ifac_size", "ifac_netname", "ifac_netkey", "ifac_key", "ifac_identity", "ifac_signature"),
+    *("announce_cap", "announce_rate_target", "announce_rate_grace", "announce_rate_penalty"),
+    *("recursive_prs", "announces_from_internal", "announces_to_internal"),
+    *("ingress_control", "egress_control", "ec_pr_freq", "ic_max_held_announces", "ic_burst_hold"),
+    *("ic_burst_freq_new", "ic_burst_freq", "ic_pr_burst_freq_new", "ic_pr_burst_freq", "ic_new_time"),
+    *("ic_burst_penalty", "ic_held_release_interval"),
+)
+"""What a peer interface takes over from its parent, where the parent has it: `ifac_key`, `ifac_identity` and
+`ifac_signature` exist only with a passphrase or network name, and RNS 1.4 lacks some of the others."""
+
+DRIVER_CLASSES: Final = MappingProxyType(
+    {
+        "bleak": ("rns_ble.drivers.bluez", "BleakDriver", "adapter"),
+        "bumble": ("rns_ble.drivers.hci", "BumbleDriver", "transport"),
+    }
+)
+"""Driver → its module, its class and the key of the configuration that the class takes."""
+
+LOG_LEVELS: Final[tuple[tuple[int, int], ...]] = (
+    (logging.CRITICAL, RNS.LOG_CRITICAL),
+    (logging.ERROR, RNS.LOG_ERROR),
+    (logging.WARNING, RNS.LOG_WARNING),
+    (logging.INFO, RNS.LOG_INFO),
+)
+"""Python's level → Reticulum's of the same name, which has more of them; all below INFO is DEBUG. Of these
+rnsd shows INFO and above unless told otherwise."""
+
+
+class _Common(Interface):  # type: ignore[misc]  # RNS has no types
+    """What both kinds of interface have in common."""
+
+    AUTOCONFIGURE_MTU = False
+    FIXED_MTU = True
+
+    online: bool
+    detached: bool
+    rxb: int
+    txb: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Every BLE Reticulum implementation takes Reticulum's own MTU, and with it Reticulum neither raises
+        # nor lowers the MTU of a link. An access code comes on top.
+        self.HW_MTU: int = RNS.Reticulum.MTU
+        self.tx_drops = 0
+        self.tx_dropped_bytes = 0
+
+
+class BLEInterface(_Common):
+    """One Bluetooth adapter, as Reticulum makes it from a section of its configuration."""
+
+    BITRATE_GUESS: ClassVar = 700_000
+    """Bits a second (ble-reticulum's figure); `bitrate` in the section wins. Reticulum spaces announces and
+    chooses between paths by it."""
+    DEFAULT_IFAC_SIZE: ClassVar = 16
+    """Bytes, as with Reticulum's own fast interfaces."""
+
+    driver_class: ClassVar[Callable[[BLEConfig], BLEDriverInterface] | None] = None
+    """For subclasses: what makes the driver, instead of the key `driver`."""
+
+    def __init__(
+        self, owner: Any, configuration: Mapping[str, object], driver: BLEDriverInterface | None = None
+    ) -> None:
+        """`owner`: `RNS.Transport`. Raises `ConfigurationError`, which is logged already; Reticulum then
+        goes on without this interface.
+        """
+        _bridge_logging()
+        heading = current_interface.set(f"BLEInterface[{configuration.get('name', BLEConfig().name)}]")
+        try:
+            self.config = BLEConfig.from_section(configuration)
+            self.driver = driver or (type(self).driver_class or _make_driver)(self.config)
+        except BLEError as error:
+            log.error("can't be used: %s", error)  # noqa: TRY400  (Reticulum logs the traceback)
+            raise
+        finally:
+            current_interface.reset(heading)
+        super().__init__()
+        self.owner = owner
+        self.name = self.config.name
+        self.bitrate = self.BITRATE_GUESS
+        self.IN = True
+        self.spawned_interfaces: list[BLEPeerInterface] = []
+        # Reticulum sets these after the constructor, a program that adds the interface itself may not.
+        self.mode = Interface.MODE_FULL
+        self.ifac_size = self.DEFAULT_IFAC_SIZE
+        self.ifac_netname: str | None = None
+        self.ifac_netkey: str | None = None
+        self.announce_rate_target = self.announce_rate_grace = self.announce_rate_penalty = None
+        self._peer_interfaces: dict[Peer, BLEPeerInterface] = {}
+        self._mesh: Mesh | None = None
+        self._host = Host(str(self), self._run, _transport_identity, self)
+
+    def __str__(self) -> str:
+        return f"BLEInterface[{self.name}]"
+
+    # --- what Reticulum calls ---
+
+    def final_init(self) -> None:
+        """Start. Reticulum calls it when the interface is in its list, with all options set."""
+        atexit.register(self.detach)
+        self._host.start()
+
+    def process_outgoing(self, data: bytes) -> None:
+        """Nothing: Reticulum sends to every peer interface itself."""
+
+    def detach(self) -> None:
+        """Go offline and release the radio. Idempotent; takes at most `rns_ble.host.STOP_TIMEOUT`."""
+        # No lock of Reticulum's is taken here, not even its log's: a signal can have stopped the thread that
+        # holds it, and that thread waits for us.
+        self.detached = True
+        self.online = False
+        for interface in self.spawned_interfaces.copy():
+            interface.detach()
+        self._host.stop()
+        atexit.unregister(self.detach)
+
+    @property
+    def clients(self) -> int:
+        """How many peers are linked."""
+        return len(self.spawned_interfaces)
+
+    @property
+    def peers(self) -> list[BLEPeerInterface]:
+        """The interfaces of the peers that are linked."""
+        return self.spawned_interfaces
+
+    # Reticulum counts announces and path requests on the parent, too, though nothing goes out there.
+
+    def received_announce(self, *size: int, from_spawned: bool = False, **more: int) -> None:
+        """Count what a peer interface counts."""
+        if from_spawned:
+            super().received_announce(*size, from_spawned=True, **more)
+
+    def sent_announce(self, *size: int, from_spawned: bool = False, **more: int) -> None:
+        """Count what a peer interface counts."""
+        if from_spawned:
+            super().sent_announce(*size, from_spawned=True, **more)
+
+    def received_path_request(self, *size: int, from_spawned: bool = False, **more: int) -> None:
+        """Count what a peer interface counts."""
+        if from_spawned:
+            super().received_path_request(*size, from_spawned=True, **more)
+
+    def sent_path_request(self, *size: int, from_spawned: bool = False, **more: int) -> None:
+        """Count what a peer interface counts."""
+        if from_spawned:
+            super().sent_path_request(*size, from_spawned=True, **more)
+
+    # --- what the mesh tells, on the delivery thread ---
+
+    def mesh_up(self) -> None:
+        """See `rns_ble.mesh.Listener`."""
+        self.online = not self.detached
+        log.info("online")
+
+    def mesh_down(self, reason: str) -> None:
+        """See `rns_ble.mesh.Listener`."""
+        self.online = False
+
+    def peer_joined(self, peer: Peer) -> None:
+        """See `rns_ble.mesh.Listener`."""
+        interface = BLEPeerInterface(self, peer)
+        self._peer_interfaces[peer] = interface
+        self.spawned_interfaces.append(interface)
+        interface.online = not self.detached
+        RNS.Transport.add_interface(interface)
+        log.info("peer <%s> joined", peer.identity.hex())
+
+    def packet_received(self, peer: Peer, packet: bytes) -> None:
+        """See `rns_ble.mesh.Listener`."""
+        self._peer_interfaces[peer].process_incoming(packet)
+
+    def peer_left(self, peer: Peer) -> None:
+        """See `rns_ble.mesh.Listener`."""
+        interface = self._peer_interfaces.pop(peer)
+        interface.detach()
+        interface.teardown()
+        log.info("peer <%s> left", peer.identity.hex())
+
+    # --- the mesh ---
+
+    async def _run(self, identity: bytes, listener: Listener) -> None:
+        await supervise(self.driver, self.config, identity, listener, on_mesh=self._mesh_made)
+
+    def _mesh_made(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+
+    def snapshot(self) -> MeshStatus | None:
+        """What the mesh knows now; None when it does not run. From any thread; waits a second at most."""
+        return self._host.ask(lambda: None if self._mesh is None else self._mesh.status())
+
+    @property
+    def packets_dropped(self) -> int:
+        """Packets received that Reticulum was too slow to take."""
+        return self._host.packets_dropped
+
+
+class BLEPeerInterface(_Common):
+    """One remote identity. Lives from the peer's first link until it has been without one for a while."""
+
+    def __init__(self, parent: BLEInterface, peer: Peer) -> None:
+        super().__init__()
+        for option in INHERITED:
+            if hasattr(parent, option):
+                setattr(self, option, getattr(parent, option))
+        self.parent_interface = parent
+        self.identity: Final = peer.identity
+        # Not the parent's name: Reticulum finds interfaces to detach by it.
+        self.name = f"{parent.name}/{peer.identity.hex()}"
+        self._outgoing = peer.outgoing
+
+    def __str__(self) -> str:
+        return f"BLEPeerInterface[{self.name}]"
+
+    def process_outgoing(self, data: bytes) -> None:
+        """Queue a packet for the peer. On any thread; never waits, never raises, counts what it drops."""
+        size = len(data)
+        parent = self.parent_interface
+        if self.online and self._outgoing.put(data):
+            self.txb += size
+            parent.txb += size
+        else:
+            self.tx_drops += 1
+            self.tx_dropped_bytes += size
+            parent.tx_drops += 1
+            parent.tx_dropped_bytes += size
+
+    def process_incoming(self, data: bytes) -> None:
+        """Hand a packet to Reticulum. May take milliseconds, or a minute while Reticulum starts."""
+        if self.online:
+            self.rxb += len(data)
+            self.parent_interface.rxb += len(data)
+            self.owner.inbound(data, self)
+
+    def detach(self) -> None:
+        """Go offline. Idempotent."""
+        self.online = False
+        self.detached = True
+
+    def teardown(self) -> None:
+        """Leave Reticulum's list, and the parent's. Idempotent."""
+        self.online = False
+        self.IN = self.OUT = False
+        with contextlib.suppress(ValueError):
+            self.parent_interface.spawned_interfaces.remove(self)
+        RNS.Transport.remove_interface(self)
+        # Otherwise Reticulum's timers would go on sending its queue into nowhere, one thread at a time.
+        self.announce_queue: list[object] = []
+        self.held_announces: dict[bytes, object] = {}
+
+
+def _transport_identity() -> bytes | None:
+    """Our identity, once Reticulum has settled on one.
+
+    Reticulum 1.5 first loads the identity that it keeps and then, without `enable_transport`, replaces it by
+    one for this run only; so an identity that is there may not be the one yet.
+    """
+    transport = RNS.Transport
+    if not transport.ready or transport.identity is None:
+        return None
+    identity: bytes = transport.identity.hash
+    return identity
+
+
+def _make_driver(config: BLEConfig) -> BLEDriverInterface:
+    """The driver that the configuration asks for. Raises `ConfigurationError`."""
+    module, name, key = DRIVER_CLASSES[config.driver]
+    try:
+        driver_class = getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name == module:
+            others = " or ".join(driver for driver in DRIVER_CLASSES if driver != config.driver)
+            what = f"this release comes without that driver; there is {others}"
+        else:
+            what = f"its Python package {error.name} is missing; install it where Reticulum runs"
+        raise ConfigurationError(f"driver = {config.driver}: {what}") from error
+    driver: BLEDriverInterface = driver_class(**{key: getattr(config, key)})
+    return driver
+
+
+class _ReticulumLog(logging.Handler):
+    """Passes our log on to Reticulum's, which has levels and a destination of its own."""
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Drop what Reticulum would not show before it costs anything.
+
+        Takes no lock: Reticulum's log has its own, and a thread stuck in that must not hold up the others.
+        """
+        if RNS.loglevel < _level(record) or not self.filter(record):
+            return False
+        self.emit(record)
+        return True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log one line, headed by the interface that it is about."""
+        try:
+            RNS.log(f"{current_interface.get('rns_ble')}: {self.format(record)}", _level(record))
+        except Exception:  # noqa: BLE001  (as logging demands: a log must not break what it reports on)
+            self.handleError(record)
+
+
+def _level(record: logging.LogRecord) -> int:
+    """Reticulum's level for ours."""
+    return next((theirs for ours, theirs in LOG_LEVELS if record.levelno >= ours), int(RNS.LOG_DEBUG))
+
+
+def _bridge_logging() -> None:
+    """Send the log of this package to Reticulum's; once in a process."""
+    logger = logging.getLogger("rns_ble")
+    if not any(isinstance(handler, _ReticulumLog) for handler in logger.handlers):
+        logger.addHandler(_ReticulumLog())
+        logger.propagate = False
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.DEBUG)  # Reticulum's log level, which may change at any time, decides
