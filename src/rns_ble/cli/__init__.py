@@ -1,0 +1,82 @@
+"""`rns-ble`, the command line.
+
+One module per subcommand, named like it. Such a module has `configure(parser)`, which declares its
+arguments, and `run(arguments)`, which returns the exit code. Only the module of the command that was
+asked for is imported, and at import it brings in nothing but the standard library: neither RNS nor Trio nor a
+Bluetooth library is paid for by `rns-ble --help`.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. What a person can put right is one line
+on stderr, never a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Final, Protocol, cast
+
+import rns_ble
+from rns_ble.cli.errors import CommandError
+
+COMMANDS: Final = {
+    "install": "make the BLE interface known to Reticulum, and add it to a configuration",
+    "demo": "let separate Reticulum nodes talk over a virtual radio: no adapter needed",
+    "ether": "join the virtual radios of several processes over TCP",
+}
+"""Each subcommand and what `rns-ble --help` says about it."""
+
+INTERRUPTED: Final = 130
+"""What a shell reports for a program that SIGINT ended: 128 + 2."""
+
+
+class _Command(Protocol):
+    configure: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def _load(name: str) -> _Command:
+    return cast("_Command", import_module(f"rns_ble.cli.{name}"))
+
+
+def _parser(chosen: str | None) -> argparse.ArgumentParser:
+    """The whole parser, with the arguments of the chosen subcommand only."""
+    parser = argparse.ArgumentParser(
+        prog="rns-ble", description="Bluetooth Low Energy as a transport of the Reticulum Network Stack."
+    )
+    parser.add_argument("--version", action="version", version=f"rns-ble {rns_ble.__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+        )
+        if name == chosen:
+            _load(name).configure(subparser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; `argv` without the program's name, by default that of the process.
+
+    Returns the exit code. Raises `SystemExit` where argparse does: for wrong usage, `--help` and `--version`.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    # The options before a subcommand take no value, so the first word that is none of them is the subcommand.
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    arguments = _parser(chosen).parse_args(argv)
+    try:
+        code = _load(arguments.command).run(arguments)
+        sys.stdout.flush()
+    except CommandError as error:
+        print(f"rns-ble {arguments.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"rns-ble {arguments.command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has gone. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code

@@ -1,0 +1,199 @@
+"""`rns-ble install`: the shim that Reticulum loads, and the section that makes it load it.
+
+Reticulum has no plug-ins. An interface that it doesn't bring itself is a file `<type>.py` in the directory
+`interfaces` beside its configuration. Ours only imports the package, so an upgrade of the package does not
+need another `install`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from rns_ble.cli import reticulum_config, rnsd_python
+from rns_ble.cli.errors import CommandError, UsageError
+
+SHIM: Final = (
+    "# Written by `rns-ble install`. Reticulum loads its BLE interface from the Python package rns_ble.\n"
+    "from rns_ble.interface import BLEInterface as interface_class\n"
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What was done; `--json` prints exactly this."""
+
+    config_directory: str
+    config_exists: bool
+    shim: str
+    shim_written: bool
+    shim_backup: str | None = None
+    block: str
+    found: bool = False
+    """The configuration had a BLE interface before."""
+    enabled: bool = False
+    """It has an enabled one now."""
+    config_changed: bool = False
+    config_backup: str | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "--config",
+        metavar="DIR",
+        help="Reticulum's configuration directory, as rnsd --config takes it "
+        "(default: /etc/reticulum, ~/.config/reticulum or ~/.reticulum, as Reticulum chooses)",
+    )
+    parser.add_argument(
+        "--enable",
+        action="store_true",
+        help="add the section to the configuration; a copy of the old one is kept. "
+        "Without a configuration, write a first one",
+    )
+    parser.add_argument("--driver", help="write `driver = …` into the section")
+    parser.add_argument("--adapter", help="write `adapter = …`, for example hci1")
+    parser.add_argument("--transport", help="write `transport = …`, for example usb:0 (driver bumble)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the shim, print or add the section."""
+    directory = reticulum_config.find_directory(arguments.config)
+    keys = {
+        key: getattr(arguments, key) for key in ("driver", "adapter", "transport") if getattr(arguments, key)
+    }
+    _check(keys)
+    try:
+        outcome = install(directory, keys, enable=arguments.enable)
+    except OSError as error:
+        raise CommandError(
+            f"can't write {error.filename or directory}: {error.strerror}. "
+            "Run it as the user who owns that directory, or name another with --config"
+        ) from error
+    if arguments.json:
+        print(json.dumps(asdict(outcome)))
+    else:
+        _print(outcome)
+    return 0
+
+
+def install(directory: Path, keys: Mapping[str, str], *, enable: bool) -> Outcome:
+    """Do it. Running it again changes nothing. Raises `CommandError` and `OSError`."""
+    config = directory / "config"
+    data = config.read_bytes() if config.is_file() else None
+    configuration = reticulum_config.parse(data) if data is not None else {}
+    present = reticulum_config.ble_sections(configuration)
+    shim, written, replaced = write_shim(directory)
+    outcome = Outcome(
+        config_directory=str(directory),
+        config_exists=data is not None or enable,
+        shim=str(shim),
+        shim_written=written,
+        shim_backup=str(replaced) if replaced else None,
+        block=reticulum_config.block(keys=keys),
+        found=bool(present),
+    )
+    if present:
+        _compare(present, keys, outcome)
+    elif enable:
+        if data is not None:
+            name = reticulum_config.free_name(configuration)
+            changed = reticulum_config.with_block(data, name, keys)
+            outcome.config_backup = str(reticulum_config.back_up(config))
+        else:
+            changed = reticulum_config.new_configuration(keys)
+        reticulum_config.replace_file(config, changed)
+        outcome.config_changed = outcome.enabled = True
+    section = next(iter(present.values()), keys)
+    outcome.warnings += filter(None, [rnsd_python.warning(), _driver_warning(section)])
+    return outcome
+
+
+def write_shim(directory: Path) -> tuple[Path, bool, Path | None]:
+    """Write `interfaces/BLEInterface.py` below a configuration directory.
+
+    Returns its path, whether it had to be written, and where a different file of that name was moved to.
+    """
+    path = directory / "interfaces" / f"{reticulum_config.INTERFACE_TYPE}.py"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    backup = None
+    if path.exists():
+        present = path.read_bytes()
+        if present == SHIM.encode():
+            return path, False, None
+        if b"rns_ble.interface" not in present:
+            # Another implementation's: ble-reticulum installs a file of the same name.
+            backup = reticulum_config.back_up(path)
+    reticulum_config.replace_file(path, SHIM.encode())
+    return path, True, backup
+
+
+def _compare(present: Mapping[str, Mapping[str, str]], keys: Mapping[str, str], outcome: Outcome) -> None:
+    """Say what an interface that was there already has otherwise than was asked for."""
+    outcome.enabled = any(map(reticulum_config.is_enabled, present.values()))
+    name, section = next(iter(present.items()))
+    if not outcome.enabled:
+        outcome.warnings.append(
+            f"[[{name}]] is in the configuration but not enabled: set `enabled = yes` there"
+        )
+    outcome.warnings += [
+        f"[[{name}]] has {key} = {section.get(key, '(the default)')}, not {wanted}; it was left alone"
+        for key, wanted in keys.items()
+        if section.get(key) != wanted
+    ]
+
+
+def _check(keys: Mapping[str, str]) -> None:
+    from rns_ble.config import BLEConfig  # noqa: PLC0415  (brings in Trio)
+    from rns_ble.drivers.base import ConfigurationError  # noqa: PLC0415
+
+    try:
+        BLEConfig.from_section({"name": reticulum_config.SECTION_NAME, **keys})
+    except ConfigurationError as error:
+        raise UsageError(str(error)) from error
+
+
+def _driver_warning(section: Mapping[str, str]) -> str | None:
+    if section.get("driver", "bleak") == "bleak" and find_spec("rns_ble.drivers.bluez") is None:
+        return (
+            "this release has no driver for BlueZ yet: use an adapter that Bumble drives by itself, "
+            "with --driver bumble --transport usb:0 (or serial:/dev/ttyACM0)"
+        )
+    return None
+
+
+def _print(outcome: Outcome) -> None:
+    config = Path(outcome.config_directory) / "config"
+    if outcome.shim_backup:
+        print(f"kept   {outcome.shim_backup}, which was another implementation's")
+    print(f"{'wrote' if outcome.shim_written else 'found'}  {outcome.shim}")
+    if outcome.config_changed:
+        if outcome.config_backup:
+            print(f"kept   {outcome.config_backup}")
+        print(
+            f"wrote  {config}, now with this section:\n\n{outcome.block}\n"
+            "Restart rnsd to bring the interface up."
+        )
+    elif outcome.found:
+        print(f"found  {config}, which has a BLE interface already")
+    elif not outcome.config_exists:
+        print(
+            f"\nThere is no {config} yet. Start rnsd once and it writes one, or let\n"
+            f"`rns-ble install --enable` write one with this section, which belongs below [interfaces]:\n\n"
+            f"{outcome.block}"
+        )
+    else:
+        print(
+            f"\nPaste this below [interfaces] in {config}\n"
+            f"(or let `rns-ble install --enable` do it), then restart rnsd:\n\n{outcome.block}"
+        )
+    for warning in outcome.warnings:
+        print(f"rns-ble install: warning: {warning}", file=sys.stderr)

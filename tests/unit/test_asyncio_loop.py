@@ -1,0 +1,289 @@
+"""The asyncio loop inside Trio: it leaves asyncio elsewhere alone, survives faults, and raises what was raised."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import threading
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio_asyncio
+
+from rns_ble.drivers.asyncio_loop import open_asyncio_loop, plainly
+
+LOGGER = "rns_ble.drivers.asyncio_loop"
+
+
+# --- canaries: private attributes of trio-asyncio ---
+
+
+def test_the_policy_outside_of_trio_is_that_of_before_the_import() -> None:
+    assert trio_asyncio._loop._faked_policy.policy is trio_asyncio._loop._original_policy
+    assert trio_asyncio._loop._FakedPolicy.policy is trio_asyncio._loop._original_policy
+    assert not isinstance(trio_asyncio._loop._original_policy, trio_asyncio.TrioPolicy)
+    assert issubclass(trio_asyncio._loop._FakedPolicy, threading.local)
+
+
+def test_the_current_loop_is_a_context_variable() -> None:
+    assert trio_asyncio.current_loop.get() is None
+
+
+# --- asyncio elsewhere ---
+
+
+def in_thread(function: Any) -> Any:
+    """What the function returns or raises in a thread of its own."""
+    results: list[Any] = []
+
+    def run() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    (result,) = results
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+async def work() -> tuple[str, int]:
+    """Some asyncio: a timer, a task, a socket."""
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    async with server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+    await asyncio.create_task(asyncio.sleep(0.001))
+    return type(asyncio.get_running_loop()).__module__, 1
+
+
+def run_in_a_loop_of_its_own() -> tuple[str, int]:
+    """What Reticulum's I2P interface does."""
+    loop = asyncio.new_event_loop()
+
+    def forever() -> None:
+        asyncio.set_event_loop(loop)
+        loop.run_forever()
+
+    thread = threading.Thread(target=forever)
+    thread.start()
+    try:
+        return asyncio.run_coroutine_threadsafe(work(), loop).result(20)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(20)
+        loop.close()
+
+
+PLAIN = ("asyncio.unix_events", 1)
+
+
+@pytest.mark.parametrize("run", [lambda: asyncio.run(work()), run_in_a_loop_of_its_own])
+def test_asyncio_in_another_thread_is_plain(run) -> None:
+    assert in_thread(run) == PLAIN
+
+
+@pytest.mark.parametrize("run", [lambda: asyncio.run(work()), run_in_a_loop_of_its_own])
+async def test_asyncio_in_another_thread_is_plain_also_while_a_loop_is_open(run) -> None:
+    async with open_asyncio_loop() as loop:
+        assert await trio.to_thread.run_sync(run) == PLAIN
+        assert (await loop.run_aio_coroutine(work()))[0].startswith("trio_asyncio")
+
+
+def test_asyncio_run_works_in_the_main_thread() -> None:
+    assert asyncio.run(work()) == PLAIN
+
+
+# --- one loop for several ---
+
+
+async def test_a_loop_that_is_current_is_used_again() -> None:
+    async with open_asyncio_loop() as loop:
+        async with open_asyncio_loop() as inner:
+            assert inner is loop
+        assert loop.is_running()
+
+        async def in_a_task() -> None:
+            async with open_asyncio_loop() as inherited:
+                assert inherited is loop
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(in_a_task)
+    assert not loop.is_running()
+    assert trio_asyncio.current_loop.get() is None
+
+
+async def test_a_loop_that_has_ended_is_not_used_again() -> None:
+    opened = trio.Event()
+    closed = trio.Event()
+
+    async def later() -> None:
+        await closed.wait()
+        async with open_asyncio_loop() as another:
+            assert another.is_running()
+            assert another is not loop
+            assert await another.run_aio_coroutine(asyncio.sleep(0, "ran")) == "ran"
+
+    async with trio.open_nursery() as nursery:
+        async with open_asyncio_loop() as loop:
+            nursery.start_soon(later)  # it inherits the loop, which ends before it looks
+            opened.set()
+        closed.set()
+
+
+# --- faults in callbacks ---
+
+
+async def in_callback(error: BaseException) -> bool:
+    """Whether the loop goes on after a callback has raised."""
+
+    def fail() -> None:
+        raise error
+
+    async with open_asyncio_loop() as loop:
+        loop.call_soon(fail)
+        await trio.testing.wait_all_tasks_blocked()
+        return await loop.run_aio_coroutine(asyncio.sleep(0, True))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EBADF, "closed"),
+        BrokenPipeError(errno.EPIPE, "closed"),
+        ConnectionResetError(errno.ECONNRESET, "closed"),
+        asyncio.InvalidStateError("answered twice"),
+        EOFError(),
+        trio.BrokenResourceError(),
+        trio.ClosedResourceError(),
+    ],
+    ids=repr,
+)
+async def test_a_harmless_race_is_told_at_debug_with_its_cause(error, caplog) -> None:
+    caplog.set_level(logging.DEBUG, LOGGER)
+    assert await in_callback(error)
+    (record,) = (record for record in caplog.records if record.name == LOGGER)
+    assert record.levelno == logging.DEBUG
+    assert repr(error) in record.getMessage()
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), OSError(errno.ENOSPC, "full"), KeyError(1)], ids=repr)
+async def test_a_bug_is_told_at_error_with_its_traceback(error, caplog) -> None:
+    assert await in_callback(error)
+    (record,) = (record for record in caplog.records if record.name == LOGGER)
+    assert record.levelno == logging.ERROR
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+    assert "def fail" not in caplog.text
+    assert "in fail" in caplog.text
+
+
+async def test_a_fault_without_an_exception_is_told_as_well(caplog) -> None:
+    async with open_asyncio_loop() as loop:
+        loop.call_exception_handler({"message": "something odd"})
+        loop.call_exception_handler({})
+    assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
+    assert "something odd" in caplog.text
+
+
+async def test_a_task_that_fails_does_not_end_the_loop(caplog) -> None:
+    async def fail() -> None:
+        raise ValueError("in a task")
+
+    async with open_asyncio_loop() as loop:
+
+        async def start() -> None:
+            task = asyncio.create_task(fail())
+            await asyncio.sleep(0.01)
+            del task
+
+        await loop.run_aio_coroutine(start())
+        await loop.run_aio_coroutine(asyncio.sleep(0.01))
+    assert "in a task" in caplog.text
+
+
+# --- what comes out ---
+
+
+async def test_what_the_block_raises_comes_out_as_it_is() -> None:
+    cause = KeyError("cause")
+    error = ValueError("plain")
+    error.__cause__ = cause
+    with pytest.raises(ValueError, match="plain") as raised:
+        async with open_asyncio_loop():
+            raise error
+    assert raised.value is error
+    assert error.__cause__ is cause
+
+
+async def test_a_group_that_the_block_raises_is_not_unpacked() -> None:
+    group = ExceptionGroup("the body's", [ValueError(), ExceptionGroup("inner", [KeyError()])])
+    with pytest.raises(ExceptionGroup) as raised:
+        async with open_asyncio_loop(), plainly(trio.open_nursery()) as nursery:
+            nursery.cancel_scope.cancel()
+            raise group
+    assert raised.value is group
+
+
+async def test_cancellation_passes() -> None:
+    with trio.move_on_after(0.01) as scope:
+        async with open_asyncio_loop():
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+async def test_a_cancelled_entry_leaves_no_loop() -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        async with open_asyncio_loop():
+            await trio.lowlevel.checkpoint()
+    assert trio_asyncio.current_loop.get() is None
+
+
+async def test_a_failing_task_of_the_nursery_stays_in_its_group() -> None:
+    async def fail() -> None:
+        raise ValueError("the task's")
+
+    with pytest.raises(ExceptionGroup) as raised:
+        async with plainly(trio.open_nursery()) as nursery:
+            nursery.start_soon(fail)
+            await trio.sleep_forever()
+    assert raised.group_contains(ValueError, match="the task's")
+
+    with pytest.raises(ExceptionGroup) as raised:
+        async with plainly(trio.open_nursery()) as nursery:
+            nursery.start_soon(fail)
+            raise KeyError("the body's")
+    assert raised.group_contains(ValueError)
+    assert raised.group_contains(KeyError)
+
+
+async def test_a_block_that_swallows_is_no_failure() -> None:
+    @asynccontextmanager
+    async def swallowing():
+        try:
+            yield 7
+        except ValueError:
+            pass
+
+    async with plainly(swallowing()) as value:
+        assert value == 7
+        raise ValueError
+
+
+@pytest.mark.virtual_time
+async def test_its_clock_is_trios() -> None:
+    async with open_asyncio_loop() as loop:
+        before = loop.time()
+        await loop.run_aio_coroutine(asyncio.sleep(300))
+        assert loop.time() - before == trio.current_time() - before == 300
