@@ -219,9 +219,7 @@ class Host:
 
     def packet_received(self, peer: Peer, packet: bytes) -> None:
         """From the mesh: see `Listener`."""
-        flow = self._flows.get(peer)
-        if flow is None:
-            return  # a cancelled mesh may still bring what a link's task had in hand as its peer left
+        flow = self._flows[peer]
         waiting = flow.put - flow.delivered
         if waiting >= PACKETS_PER_PEER or self._events.qsize() >= EVENTS_WAITING:
             self.packets_dropped += 1

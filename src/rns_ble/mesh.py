@@ -280,7 +280,9 @@ class Mesh:
 
     def packet_received(self, peer: Peer, packet: bytes) -> None:
         """From the peer: see `PeerOwner`."""
-        self._listener.packet_received(peer, packet)
+        # When the mesh is cancelled, a link's task may still have a value in hand after its peer has left.
+        if self.peers.get(peer.identity) is peer:
+            self._listener.packet_received(peer, packet)
 
     def link_ended(self, peer: Peer, session: Session) -> None:
         """From the peer: see `PeerOwner`."""

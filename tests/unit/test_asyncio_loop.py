@@ -24,7 +24,7 @@ LOGGER = "rns_ble.drivers.asyncio_loop"
 def test_the_policy_outside_of_trio_is_that_of_before_the_import() -> None:
     assert trio_asyncio._loop._faked_policy.policy is trio_asyncio._loop._original_policy
     assert trio_asyncio._loop._FakedPolicy.policy is trio_asyncio._loop._original_policy
-    assert not isinstance(trio_asyncio._loop._original_policy, trio_asyncio.TrioPolicy)
+    assert not isinstance(trio_asyncio._loop._original_policy, trio_asyncio._loop.TrioPolicy)
     assert issubclass(trio_asyncio._loop._FakedPolicy, threading.local)
 
 

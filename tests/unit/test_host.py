@@ -295,20 +295,6 @@ def test_many_peers_together_are_bounded_but_their_coming_and_going_is_not_lost(
         assert [event[1] for event in listener.told if event[0] == what] == list(range(peers))
 
 
-def test_a_packet_of_a_peer_that_has_left_is_not_delivered(hosts, listener):
-    async def run(identity, to):
-        peer = make_peer(1)
-        to.peer_joined(peer)
-        to.peer_left(peer)
-        to.packet_received(peer, b"late")
-        to.mesh_up()
-        await trio.sleep_forever()
-
-    hosts.start(run)
-    listener.wait_for("up")
-    assert listener.told == [("joined", 1), ("left", 1), ("up",)]
-
-
 def test_what_the_listener_raises_is_logged_and_delivery_goes_on(hosts, listener, caplog):
     def fail(name):
         if name in {"joined", "packet", "left", "down"}:

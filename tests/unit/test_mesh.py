@@ -520,6 +520,18 @@ async def test_a_bug_in_serving_one_peer_ends_that_peer_only(caplog) -> None:
     assert "RuntimeError: a bug" in caplog.text
 
 
+async def test_a_packet_in_hand_when_its_peer_has_left_is_not_delivered() -> None:
+    air = Air()
+    one, other = Node(air, 1), Node(air, 2)
+    async with running(one, other):
+        await until(lambda: linked(one, other))
+        peer = one.peers[other.identity]
+        one.mesh.peer_ended(peer)
+        one.mesh.packet_received(peer, b"late")
+        assert one.packets == []
+        one.mesh.peers[other.identity] = one.peers[other.identity] = peer  # for the regular end
+
+
 @pytest.mark.parametrize("milliseconds", range(0, 400, 7))
 async def test_cancelling_the_mesh_at_any_moment_leaves_nothing(milliseconds: int) -> None:
     air = Air(latency=0.03, att_mtu=23)

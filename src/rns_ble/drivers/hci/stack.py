@@ -152,18 +152,22 @@ class Stack:
         """
         self._transport.source.terminated.remove_done_callback(self._on_lost)
         with trio.CancelScope(shield=True):
-            try:
-                await self.call(self.device.stop_advertising)
-                if self._dial is not None:
-                    await self._take_back(self._dial)
-                await self.disconnect_all(RESET_AFTER)
-                await self.call(self.device.send_sync_command, hci.HCI_Reset_Command())
-            except (hci.HCI_Error, AdapterUnavailable) as error:
-                log.debug("%s was not reset: %s", self._transport.name, error)
+            if self.device.powered_on:
+                await self._wind_down()
             if self.failure is None:
                 self.failure = AdapterUnavailable("the driver was left")
             self.host.end_channels()
             self.host.emit("flush")  # ends what Bumble still waits for, and the links that would not end
+
+    async def _wind_down(self) -> None:
+        try:
+            await self.call(self.device.stop_advertising)
+            if self._dial is not None:
+                await self._take_back(self._dial)
+            await self.disconnect_all(RESET_AFTER)
+            await self.call(self.device.send_sync_command, hci.HCI_Reset_Command())
+        except (hci.HCI_Error, AdapterUnavailable) as error:
+            log.debug("%s was not reset: %s", self._transport.name, error)
 
     # --- commands ---
 

@@ -1,0 +1,170 @@
+"""What is said of transports that can't be opened, and how those that can be are closed. In real time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+import trio
+from bumble.transport.common import TransportInitError, TransportSpecError
+
+import rns_ble.drivers.hci.stack
+import rns_ble.drivers.hci.transports
+from rns_ble.drivers.base import AdapterUnavailable, ConfigurationError, PermissionDenied
+from rns_ble.drivers.hci import BumbleDriver
+from rns_ble.drivers.hci.transports import explain
+
+
+class USBErrorAccess(Exception):
+    """What libusb1 raises, by its name."""
+
+
+def pyserial(number: int) -> OSError:
+    """pyserial's error, which names the system's in its message and as its context only."""
+    error = OSError("could not open port")
+    error.__context__ = OSError(number, "of the system")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "kind", "advice"),
+    [
+        ("usb:0", TransportInitError("device not found"), AdapterUnavailable, "plug the dongle in"),
+        ("usb:0", USBErrorAccess(), PermissionDenied, "udev rule"),
+        ("usb:0", ImportError("no libusb"), AdapterUnavailable, "library that is missing"),
+        ("serial:/dev/x", FileNotFoundError(errno.ENOENT, "no such file"), AdapterUnavailable, "by-id"),
+        ("serial:/dev/x", PermissionError(errno.EACCES, "denied"), PermissionDenied, "dialout"),
+        ("serial:/dev/x", pyserial(errno.EACCES), PermissionDenied, "dialout"),
+        ("serial:/dev/x", pyserial(errno.ENOENT), AdapterUnavailable, "by-id"),
+        ("hci-socket:0", PermissionError(errno.EPERM, "not permitted"), PermissionDenied, "CAP_NET_ADMIN"),
+        ("hci-socket:0", OSError(errno.EBUSY, "busy"), AdapterUnavailable, "take the adapter from BlueZ"),
+        (
+            "tcp-client:h:1",
+            ConnectionRefusedError(errno.ECONNREFUSED, "no"),
+            AdapterUnavailable,
+            "rns-ble ether",
+        ),
+        ("tcp-client:h:1", trio.TooSlowError(), AdapterUnavailable, "there and awake"),
+        ("vhci", PermissionError(errno.EACCES, "denied"), PermissionDenied, "root"),
+        ("udp:nonsense", ValueError("not enough values"), ConfigurationError, "for example usb:0"),
+        ("file", AssertionError(), ConfigurationError, "for example usb:0"),
+        ("usb:x:y:z", TransportSpecError("unknown"), ConfigurationError, "for example usb:0"),
+    ],
+)
+def test_the_message_says_what_to_do(name, error, kind, advice) -> None:
+    explained = explain(name, error)
+    assert type(explained) is kind
+    assert name in str(explained)
+    assert advice in str(explained)
+
+
+async def entering(transport: str) -> BaseException:
+    """What comes of entering a driver."""
+    with pytest.raises(Exception) as raised:
+        with trio.fail_after(20):
+            async with BumbleDriver(transport):
+                await trio.sleep_forever()
+    return raised.value
+
+
+async def test_where_nothing_listens() -> None:
+    with trio.socket.socket() as taken:  # bound, so that nobody else gets the port, but not listening
+        await taken.bind(("127.0.0.1", 0))
+        error = await entering(f"tcp-client:127.0.0.1:{taken.getsockname()[1]}")
+    assert type(error) is AdapterUnavailable
+    assert "rns-ble ether" in str(error)
+
+
+async def test_a_port_that_is_not_there(tmp_path) -> None:
+    error = await entering(f"serial:{tmp_path}/ttyACM0")
+    assert type(error) is AdapterUnavailable
+    assert "by-id" in str(error)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may open everything")
+async def test_a_port_that_is_not_ours(tmp_path) -> None:
+    port = tmp_path / "ttyACM0"
+    port.touch(mode=0)
+    assert type(await entering(f"serial:{port}")) is PermissionDenied
+
+
+async def test_no_dongle() -> None:
+    # On a machine that has one, or no libusb, the message is another of these.
+    error = await entering("usb:FFFF:FFFF")
+    assert isinstance(error, AdapterUnavailable)
+    assert "usb:FFFF:FFFF" in str(error)
+
+
+async def test_a_missing_library(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "bumble.transport.serial", None)
+    error = await entering("serial:/dev/ttyACM0")
+    assert type(error) is AdapterUnavailable
+    assert "missing" in str(error)
+
+
+@asynccontextmanager
+async def serving(handler) -> AsyncIterator[str]:
+    """The transport to a TCP server that does as the handler says."""
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, handler, 0, host="127.0.0.1"))
+        yield f"tcp-client:127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_hangs_up() -> None:
+    async def hang_up(stream: trio.SocketStream) -> None:
+        await stream.aclose()
+
+    async with serving(hang_up) as transport:
+        error = await entering(transport)
+    assert type(error) is AdapterUnavailable
+    assert "is gone" in str(error)
+
+
+async def test_a_server_that_is_no_controller(monkeypatch) -> None:
+    monkeypatch.setattr(rns_ble.drivers.hci.stack, "OPEN_TIMEOUT", 0.3)
+
+    async def say_nothing(stream: trio.SocketStream) -> None:
+        await trio.sleep_forever()
+
+    async def babble(stream: trio.SocketStream) -> None:
+        while True:
+            await stream.send_all(b"SSH-2.0-OpenSSH_9.2\r\n" * 10)
+            await trio.sleep(0.05)
+
+    for handler in (say_nothing, babble):
+        async with serving(handler) as transport:
+            error = await entering(transport)
+        assert type(error) is AdapterUnavailable
+        assert "check that it is an HCI controller" in str(error)
+
+
+async def test_opening_that_takes_too_long(monkeypatch) -> None:
+    monkeypatch.setattr(rns_ble.drivers.hci.transports, "CONNECT_TIMEOUT", 0.1)
+    # An address of documentation (RFC 5737): nobody answers, or there is no way to it at once.
+    error = await entering("tcp-client:192.0.2.1:7300")
+    assert type(error) is AdapterUnavailable
+
+
+@pytest.mark.parametrize("seconds", [0, 0.0005, 0.002, 0.01])
+async def test_an_entry_that_is_cancelled_closes_the_transport(seconds) -> None:
+    open_streams = 0
+
+    async def count(stream: trio.SocketStream) -> None:
+        nonlocal open_streams
+        open_streams += 1
+        async for _ in stream:
+            pass
+        open_streams -= 1
+
+    async with serving(count) as transport:
+        with trio.move_on_after(seconds):
+            async with BumbleDriver(transport):
+                await trio.sleep_forever()
+        await trio.sleep(0.05)
+        assert open_streams == 0
