@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 
 import pytest
@@ -21,5 +22,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     from rns_ble.testing.virtual_time import run_in_virtual_time
 
     for item in items:
-        if item.get_closest_marker("virtual_time"):
+        if item.get_closest_marker("virtual_time") and inspect.iscoroutinefunction(item.obj):
             item.add_marker(pytest.mark.trio(run=run_in_virtual_time), append=False)

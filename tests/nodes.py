@@ -45,8 +45,9 @@ class Node:
     def identity(self) -> bytes:
         return identity_of(self.index)
 
-    def mesh_up(self) -> None:
+    def mesh_up(self, mesh: Mesh) -> None:
         assert not self.up
+        self.mesh = mesh
         self.up = True
         self.history.append("up")
 
@@ -70,9 +71,7 @@ class Node:
         self.history.append(f"left {peer.identity[:1].hex()}")
 
     async def run(self) -> None:
-        await supervise(
-            self.driver, self.config, self.identity, self, on_mesh=lambda mesh: setattr(self, "mesh", mesh)
-        )
+        await supervise(self.driver, self.config, self.identity, self)
 
     def nothing_borrowed(self) -> bool:
         admission = self.mesh.admission

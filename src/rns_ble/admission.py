@@ -58,6 +58,7 @@ class Verdict(enum.Enum):
 
     DIAL = "to be dialled"
     LINKED = "linked"
+    OURSELVES = "it has our own identity"
     IN_FLIGHT = "an attempt is in flight"
     RADIO_BUSY = "the adapter is busy with another attempt"
     PACED = "tried just now"
@@ -100,6 +101,7 @@ class Candidate:
     capabilities: Capability = Capability.NONE
     identity: bytes | None = None
     attempts: int = 0
+    """Those that succeeded or failed; not those that were cancelled, or are in flight."""
     successes: int = 0
     failures: int = 0
     """Consecutive."""
@@ -124,7 +126,6 @@ class Attempt:
         """Borrow, or raise `trio.WouldBlock` and borrow nothing. Records the attempt in the candidate."""
         self.candidate = candidate
         self.address = candidate.address
-        self.since = now
         self._limiters: list[trio.CapacityLimiter] = []
         try:
             for limiter in limiters:
@@ -133,7 +134,6 @@ class Attempt:
         except trio.WouldBlock:
             self._release()
             raise
-        candidate.attempts += 1
         candidate.last_attempt = now
 
     def _release(self) -> None:
@@ -160,33 +160,37 @@ class Admission:
     def __init__(
         self,
         config: BLEConfig,
+        candidates: dict[str, Candidate],
         *,
+        own_identity: bytes,
         own_address: Callable[[], str | None],
         is_linked: Callable[[str, bytes | None], bool],
         radio_tokens: float,
+        longest_silence: float = SEEN_RECENTLY,
     ) -> None:
-        """`own_address`: asked at each decision, for it may rotate. `is_linked(address, identity)`: whether
+        """`candidates`: by address; what is known already, and kept up to date here.
+
+        `own_address`: asked at each decision, for it may rotate. `is_linked(address, identity)`: whether
         a live link has that address, or that identity when it is known. `radio_tokens`: how many attempts the
-        adapter can have in flight.
+        adapter can have in flight; further ones would only wait for their turn inside the driver, under
+        their deadline. `longest_silence`: seconds between two sightings of a peer that has not been away.
         """
         self._config = config
+        self._own_identity = own_identity
         self._own_address = own_address
         self._is_linked = is_linked
-        self._own_capability = Capability.NONE
+        self._longest_silence = longest_silence
+        self.own_capability = Capability.NONE
+        """What our advertisement says of us."""
         if not config.enable_central:
-            self._own_capability = Capability.PERIPHERAL_ONLY
+            self.own_capability = Capability.PERIPHERAL_ONLY
         elif not config.enable_peripheral:
-            self._own_capability = Capability.CENTRAL_ONLY
-        self.candidates: dict[str, Candidate] = {}
+            self.own_capability = Capability.CENTRAL_ONLY
+        self.candidates = candidates
         self.places = trio.CapacityLimiter(config.max_connections)
         """Borrowed by attempts in flight and by links, in either role."""
         self.radio = trio.CapacityLimiter(radio_tokens)
         self._warned_both_peripheral_only = False
-
-    @property
-    def own_capability(self) -> Capability:
-        """What our advertisement says of us."""
-        return self._own_capability
 
     # --- sightings ---
 
@@ -200,7 +204,7 @@ class Admission:
                 return None
             candidate = Candidate(device.address, seen_since=now, last_seen=now)
             self.candidates[device.address] = candidate
-        elif now - candidate.last_seen > SEEN_RECENTLY:
+        elif now - candidate.last_seen > self._longest_silence:
             candidate.seen_since = now
         candidate.last_seen = now
         candidate.rssi = device.rssi
@@ -214,7 +218,7 @@ class Admission:
             for c in self.candidates.values()
             if not c.limiter.borrowed_tokens
             and max(c.blacklisted_until, c.last_attempt + ATTEMPT_INTERVAL) <= now
-            and not self._is_linked(c.address, c.identity)
+            and not self._is_linked(c.address, None)  # a phone's past addresses may go, its link stays
         ]
         if not forgettable:
             return False
@@ -234,21 +238,22 @@ class Admission:
     def _decide(self, c: Candidate, now: float) -> Decision:
         if c.limiter.borrowed_tokens:
             return Decision(Verdict.IN_FLIGHT)
+        if c.identity == self._own_identity:
+            return Decision(Verdict.OURSELVES)
         if self._is_linked(c.address, c.identity):
             return Decision(Verdict.LINKED)
         if now - c.last_seen > SEEN_RECENTLY:
             return Decision(Verdict.NOT_SEEN)
+        grace_ends = c.seen_since + self._config.dial_grace
         way = direction(
             self._own_address(),
-            self._own_capability,
+            self.own_capability,
             c.address,
             c.capabilities,
-            now - c.seen_since,
-            self._config.dial_grace,
+            grace_over=now >= grace_ends,
         )
         if way is not Direction.DIAL:
-            until = c.seen_since + self._config.dial_grace if way is Direction.WAIT else math.inf
-            return Decision(_BY_DIRECTION[way], until)
+            return Decision(_BY_DIRECTION[way], grace_ends if way is Direction.WAIT else math.inf)
         if c.rssi is None or c.rssi < self._config.min_rssi:
             return Decision(Verdict.TOO_WEAK)
         if now < c.blacklisted_until:
@@ -303,6 +308,7 @@ class Admission:
 
     def failed(self, candidate: Candidate, now: float) -> None:
         """The peer could not be reached, or dropped the link before it proved of any use."""
+        candidate.attempts += 1
         candidate.failures += 1
         excess = candidate.failures - self._config.max_connection_failures
         if excess >= 0:
@@ -314,6 +320,7 @@ class Admission:
 
     def succeeded(self, candidate: Candidate) -> None:
         """A link to it has proved useful."""
+        candidate.attempts += 1
         candidate.successes += 1
         candidate.failures = 0
         candidate.blacklisted_until = -math.inf
@@ -325,7 +332,7 @@ class Admission:
         if (candidate := self.candidates.get(address)) is not None:
             candidate.identity = identity
 
-    def linked(self, link: BLELink, attempt: Attempt | None) -> bool:
+    def take_place(self, link: BLELink, attempt: Attempt | None) -> bool:
         """Give the link a place: its attempt's, or a free one. False: `max_connections` are taken."""
         if attempt is not None:
             attempt.give_up_place(self.places)
@@ -335,7 +342,7 @@ class Admission:
             return False
         return True
 
-    def unlinked(self, link: BLELink, identity: bytes, now: float, *, proven: bool) -> None:
+    def link_ended(self, link: BLELink, identity: bytes, now: float, *, proven: bool) -> None:
         """The link has ended: its place is free, and the dial grace of its peer begins anew.
 
         `proven`: it was of use, so an attempt that led to it was a success; else it was a failure.

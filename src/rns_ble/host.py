@@ -28,7 +28,7 @@ from typing import Final, TypeVar
 import trio
 
 from rns_ble.drivers.base import GOODBYE_TIMEOUT
-from rns_ble.mesh import Listener
+from rns_ble.mesh import Listener, Mesh
 from rns_ble.peer import Peer
 
 log = logging.getLogger(__name__)
@@ -46,12 +46,12 @@ PACKETS_PER_PEER: Final = 256
 EVENTS_WAITING: Final = 2048
 """Events in all that may wait before packets are dropped: the bound of the memory, 1 MB of full packets."""
 
-STOP_TIMEOUT: Final = GOODBYE_TIMEOUT + 2.5
-"""Seconds for all to end: the driver's goodbye (5), the mesh's before it, and the delivery (1). Reticulum
-waits for us at its end, and for as long as it takes."""
-
 DELIVERY_TIMEOUT: Final = 1.0
-"""Seconds of `STOP_TIMEOUT` that are kept for the delivery thread: it has at most one packet in hand."""
+"""Seconds kept for the delivery thread to end: it has at most one packet in hand."""
+
+STOP_TIMEOUT: Final = 2 * GOODBYE_TIMEOUT + DELIVERY_TIMEOUT
+"""Seconds for all to end: the links, all at once, then the driver, then the delivery. Reticulum waits for us
+at its end, and for as long as it takes; unless a peer has just vanished that is some tenths of a second."""
 
 LOG_TIMEOUT: Final = 0.5
 """Seconds to wait for a warning that we leave something behind; a log that can be written to takes none."""
@@ -204,9 +204,9 @@ class Host:
     def _put(self, what: _What, flow: _Flow | None, extra: object) -> None:
         self._events.put((what, flow, extra))
 
-    def mesh_up(self) -> None:
+    def mesh_up(self, mesh: Mesh) -> None:
         """From the mesh: see `Listener`."""
-        self._put(_What.UP, None, None)
+        self._put(_What.UP, None, mesh)
 
     def mesh_down(self, reason: str) -> None:
         """From the mesh: see `Listener`."""
@@ -260,7 +260,7 @@ class Host:
                 _tell(told.peer_left, flow.peer)
             elif what is _What.UP:
                 up = True
-                _tell(told.mesh_up)
+                _tell(told.mesh_up, extra)
             elif what is _What.DOWN:
                 up = False
                 _tell(told.mesh_down, extra)

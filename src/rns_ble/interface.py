@@ -185,14 +185,16 @@ class BLEInterface(_Common):
 
     # --- what the mesh tells, on the delivery thread ---
 
-    def mesh_up(self) -> None:
+    def mesh_up(self, mesh: Mesh) -> None:
         """See `rns_ble.mesh.Listener`."""
+        self._mesh = mesh
         self.online = not self.detached
         log.info("online")
 
     def mesh_down(self, reason: str) -> None:
         """See `rns_ble.mesh.Listener`."""
         self.online = False
+        self._mesh = None
 
     def peer_joined(self, peer: Peer) -> None:
         """See `rns_ble.mesh.Listener`."""
@@ -217,14 +219,12 @@ class BLEInterface(_Common):
     # --- the mesh ---
 
     async def _run(self, identity: bytes, listener: Listener) -> None:
-        await supervise(self.driver, self.config, identity, listener, on_mesh=self._mesh_made)
-
-    def _mesh_made(self, mesh: Mesh) -> None:
-        self._mesh = mesh
+        await supervise(self.driver, self.config, identity, listener)
 
     def snapshot(self) -> MeshStatus | None:
         """What the mesh knows now; None when it does not run. From any thread; waits a second at most."""
-        return self._host.ask(lambda: None if self._mesh is None else self._mesh.status())
+        mesh = self._mesh
+        return None if mesh is None else self._host.ask(mesh.status)
 
     @property
     def packets_dropped(self) -> int:

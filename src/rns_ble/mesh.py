@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final, NoReturn, Protocol
 
 import trio
 
-from rns_ble.admission import Admission, Attempt, Verdict
+from rns_ble.admission import SEEN_RECENTLY, Admission, Attempt, Candidate, Verdict
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import (
     AlreadyConnected,
@@ -53,7 +53,7 @@ SCAN_WINDOW: Final = 2.0
 default, so one window hears each of them at least once."""
 
 SAVER_INTERVAL: Final = 60.0
-"""Seconds from one scan to the next in power mode `saver`, at least."""
+"""Seconds from one scan to the next in power mode `saver` and in nodes that do not dial, at least."""
 
 RESTART_FIRST: Final = 1.0
 RESTART_LONGEST: Final = 60.0
@@ -64,11 +64,11 @@ adapter that was unplugged comes back in seconds, one that is missing should not
 class Listener(Protocol):
     """What the mesh tells. Called on the Trio thread; must neither block nor raise."""
 
-    def mesh_up(self) -> None:
+    def mesh_up(self, mesh: Mesh) -> None:
         """The radio is on."""
 
     def mesh_down(self, reason: str) -> None:
-        """The radio is off; every peer has left before."""
+        """The radio is off, or could not be turned on; every peer has left before."""
 
     def peer_joined(self, peer: Peer) -> None:
         """A new identity is linked."""
@@ -84,9 +84,16 @@ class Mesh:
     """One run of the mesh on a driver that is open. Made inside `trio.run`; runs once."""
 
     def __init__(
-        self, driver: BLEDriverInterface, config: BLEConfig, identity: bytes, listener: Listener
+        self,
+        driver: BLEDriverInterface,
+        config: BLEConfig,
+        identity: bytes,
+        listener: Listener,
+        candidates: dict[str, Candidate] | None = None,
     ) -> None:
-        """`identity`: 16 bytes, `RNS.Transport.identity.hash`."""
+        """`identity`: 16 bytes, `RNS.Transport.identity.hash`. `candidates`: a former mesh's, so that we know
+        whom to leave alone also after the driver has failed.
+        """
         self._driver = driver
         self._config = config
         self._identity = identity
@@ -95,9 +102,12 @@ class Mesh:
         """Identity → peer, as long as the peer takes links."""
         self.admission = Admission(
             config,
+            {} if candidates is None else candidates,
+            own_identity=identity,
             own_address=lambda: driver.address,
             is_linked=self._is_linked,
             radio_tokens=driver.establishing.total_tokens,
+            longest_silence=max(SEEN_RECENTLY, _scan_interval(config) + SCAN_WINDOW),
         )
         self._strangers = trio.CapacityLimiter(config.max_connections)
         # Parked here: who waits for a place, an attempt or a candidate to change.
@@ -111,19 +121,17 @@ class Mesh:
         await self._driver.start(self._config.service_uuid, RX_UUID, TX_UUID, IDENTITY_UUID)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            self._listener.mesh_up()
+            self._listener.mesh_up(self)
             nursery.start_soon(self._accept)
+            nursery.start_soon(self._scan)
+            nursery.start_soon(self._discover)
             if self._config.enable_peripheral:
                 nursery.start_soon(self._advertise)
             if self._config.enable_central:
-                nursery.start_soon(self._scan)
-                nursery.start_soon(self._discover)
                 nursery.start_soon(self._dial)
         raise AssertionError("the mesh's tasks never end by themselves")
 
     def _is_linked(self, address: str, identity: bytes | None) -> bool:
-        if identity == self._identity:
-            return True  # our own echo: as good as linked, for it is never to be dialled again
         if identity is not None and (peer := self.peers.get(identity)) is not None:
             return bool(peer.links)
         return any(link.address == address for link in self._links())
@@ -135,17 +143,12 @@ class Mesh:
     # --- the radio's two standing jobs ---
 
     async def _scan(self) -> None:
-        mode = self._config.power_mode
-        interval = self._config.discovery_interval
-        if mode == "saver":
-            interval = max(interval, SAVER_INTERVAL)
+        pause = _scan_interval(self._config) - SCAN_WINDOW
         await self._driver.start_scanning()
-        if mode == "aggressive" or interval <= SCAN_WINDOW:
-            return
-        while True:
+        while pause > 0:
             await trio.sleep(SCAN_WINDOW)
             await self._driver.stop_scanning()
-            await trio.sleep(interval - SCAN_WINDOW)
+            await trio.sleep(pause)
             await self._driver.start_scanning()
 
     async def _advertise(self) -> None:
@@ -258,7 +261,7 @@ class Mesh:
         if identity == self._identity:
             log.debug("%s says it is us: not taken", link.address)
             return False
-        if not self.admission.linked(link, attempt):
+        if not self.admission.take_place(link, attempt):
             log.debug("%s turned away: %s", link.address, Verdict.NO_PLACE.value)
             return False
         peer = self.peers.get(identity)
@@ -280,15 +283,13 @@ class Mesh:
 
     def packet_received(self, peer: Peer, packet: bytes) -> None:
         """From the peer: see `PeerOwner`."""
-        # When the mesh is cancelled, a link's task may still have a value in hand after its peer has left.
-        if self.peers.get(peer.identity) is peer:
-            self._listener.packet_received(peer, packet)
+        self._listener.packet_received(peer, packet)
 
     def link_ended(self, peer: Peer, session: Session) -> None:
         """From the peer: see `PeerOwner`."""
         now = trio.current_time()
         proven = session.heard_anything or session.closed_by_us or now - session.since >= PROVEN_AFTER
-        self.admission.unlinked(session.link, peer.identity, now, proven=proven)
+        self.admission.link_ended(session.link, peer.identity, now, proven=proven)
         self._changes.unpark_all()
 
     def peer_ended(self, peer: Peer) -> None:
@@ -314,19 +315,22 @@ class Mesh:
         )
 
 
+def _scan_interval(config: BLEConfig) -> float:
+    """Seconds from the start of one scan to the next; `SCAN_WINDOW` or less: without a pause."""
+    if not config.enable_central or config.power_mode == "saver":
+        # Who never dials only looks for others that do not either, to warn of them.
+        return max(config.discovery_interval, SAVER_INTERVAL)
+    return 0.0 if config.power_mode == "aggressive" else config.discovery_interval
+
+
 async def supervise(
-    driver: BLEDriverInterface,
-    config: BLEConfig,
-    identity: bytes,
-    listener: Listener,
-    *,
-    on_mesh: Callable[[Mesh], None] = lambda mesh: None,
+    driver: BLEDriverInterface, config: BLEConfig, identity: bytes, listener: Listener
 ) -> NoReturn:
     """Keep a mesh running on the driver until cancelled, with back-off when the driver fails.
 
-    `on_mesh` is given each new `Mesh`. Cancelled: every peer has left, every link is closed and the driver is
-    released when this returns.
+    Cancelled: every peer has left, every link is closed and the driver is released when this returns.
     """
+    candidates: dict[str, Candidate] = {}
     pause = RESTART_FIRST
     told = ""
     while True:
@@ -334,9 +338,7 @@ async def supervise(
         reason = "stopped"
         try:
             async with driver:
-                mesh = Mesh(driver, config, identity, listener)
-                on_mesh(mesh)
-                await mesh.run()
+                await Mesh(driver, config, identity, listener, candidates).run()
         except* BLEError as group:
             reason = _reason(group)
             # The same reason again is no news: an adapter that is missing is said once.

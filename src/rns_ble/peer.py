@@ -5,7 +5,7 @@ Its nursery holds one sender and, for each link, a receiver and a heartbeat. Wha
 
 1. Packets are received on every link and sent on the one that was heard from last.
 2. One sender: the fragments of a packet go out in order on one link, and no other packet's come between
-   them. If the link is lost on the way, the whole packet is sent again on another.
+   them. If the link is lost on the way, the whole packet is sent once more on another.
 3. A link's end ends its two tasks and nothing else; whatever ended it, the link is closed.
 4. Of two links to one identity neither is closed before both are `SETTLE_TIME` old, since a peer that
    resolves duplicates itself needs that long.
@@ -22,7 +22,7 @@ import trio
 from rns_ble.drivers.base import BLELink, LinkLost, Role
 from rns_ble.mailbox import Mailbox
 from rns_ble.protocol.fragmentation import Fragmenter, Reassembler
-from rns_ble.protocol.liveness import Action, Liveness
+from rns_ble.protocol.liveness import Action, Habits, Liveness
 from rns_ble.protocol.values import KEEPALIVE, ValueKind, classify, ping, pong
 from rns_ble.status import LinkStatus, PeerStatus
 
@@ -37,6 +37,11 @@ SETTLE_TIME: Final = 10.0
 SEND_TIMEOUT: Final = 30.0
 """Seconds for the stack to take one value, after which the link counts as lost: the ATT transaction
 time-out (Core Specification, Vol 3 Part F, 3.3.3), the longest that a live link can stand still."""
+
+
+SEND_ATTEMPTS: Final = 2
+"""Links on which one packet is tried. A third loss in a row is no accident: the packet may be its cause, and
+Reticulum sends again what matters."""
 
 
 class PeerOwner(Protocol):
@@ -55,12 +60,11 @@ class PeerOwner(Protocol):
 class Session:
     """A link in use, with what is known of its health."""
 
-    def __init__(self, link: BLELink, now: float) -> None:
+    def __init__(self, link: BLELink, now: float, habits: Habits) -> None:
         self.link = link
         self.since = now
-        self.liveness = Liveness(now)
+        self.liveness = Liveness(now, habits)
         self.heard_anything = False
-        self.lost = False
         self.closed_by_us = False
         self.scope = trio.CancelScope()
         self.ping_received = trio.Event()
@@ -84,9 +88,13 @@ class Session:
 
     def give_up(self, *, by_us: bool) -> None:
         """End the session; its tasks close the link."""
-        self.lost = True
         self.closed_by_us = self.closed_by_us or by_us
         self.scope.cancel()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the session has been given up; its tasks may still be closing the link."""
+        return self.scope.cancel_called
 
 
 class Peer:
@@ -101,9 +109,11 @@ class Peer:
         self._since = trio.current_time()
         self._sessions: dict[BLELink, Session] = {}
         self._nursery: trio.Nursery | None = None
-        self._ended = trio.Event()
+        self._grace_over = trio.Event()
+        self._over = False
         self._joined = trio.Event()
         self._links_lost_at = self._since
+        self._habits = Habits()
         self._reassembler = Reassembler()
         self._rx_packets = self._rx_bytes = self._rx_foreign = 0
         self._tx_packets = self._tx_bytes = self._tx_undeliverable = 0
@@ -115,23 +125,23 @@ class Peer:
 
     async def run(self) -> None:
         """Serve the peer until it is given up. Cancelled: every link is closed first."""
-        try:
-            async with trio.open_nursery() as nursery:
-                try:
-                    self._nursery = nursery
-                    for session in self._sessions.values():
-                        self._take_on(nursery, session)
-                    nursery.start_soon(self._send_packets)
-                    await self._ended.wait()
-                finally:
-                    self._owner.peer_ended(self)
-                nursery.cancel_scope.cancel()
-        finally:
-            self._tx_undeliverable += len(self.outgoing)
+        async with trio.open_nursery() as nursery:
+            try:
+                self._nursery = nursery
+                for session in self._sessions.values():
+                    self._take_on(nursery, session)
+                nursery.start_soon(self._send_packets)
+                while self._sessions or not self._grace_over.is_set():
+                    self._grace_over = trio.Event()  # a link may have joined in the step in which it was set
+                    await self._grace_over.wait()
+            finally:
+                self._over = True
+                self._owner.peer_ended(self)
+            nursery.cancel_scope.cancel()
 
     def join(self, link: BLELink) -> None:
         """Take over a link whose handshake is done. From now on the peer closes it."""
-        session = Session(link, trio.current_time())
+        session = Session(link, trio.current_time(), self._habits)
         self._sessions[link] = session
         if self._nursery is not None:
             self._take_on(self._nursery, session)
@@ -160,7 +170,6 @@ class Peer:
         except* LinkLost as lost:
             log.debug("%s: link to %s lost: %s", self, link.address, "; ".join(map(str, lost.exceptions)))
         finally:
-            session.lost = True
             del self._sessions[link]
             self._links_lost_at = trio.current_time()
             try:
@@ -170,7 +179,7 @@ class Peer:
         if not self._sessions:
             await trio.sleep_until(self._links_lost_at + DETACH_GRACE)
             if not self._sessions and trio.current_time() >= self._links_lost_at + DETACH_GRACE:
-                self._ended.set()
+                self._grace_over.set()
 
     async def _settle(self) -> None:
         """Some time after a second link has joined, keep the best one."""
@@ -193,6 +202,8 @@ class Peer:
     # --- in ---
 
     def _received(self, session: Session, value: bytes) -> None:
+        if self._over:
+            return  # cancelled, and this link's task had the value in hand
         now = trio.current_time()
         kind = classify(value, self.identity)
         session.liveness.heard(kind, now)
@@ -226,7 +237,7 @@ class Peer:
                 log.debug("%s: packet of %d bytes not sent: %s", self, len(packet), error)
 
     async def _send_packet(self, packet: bytes) -> None:
-        while True:
+        for _ in range(SEND_ATTEMPTS):
             session = await self._session_heard_last()
             try:
                 for value in session.fragment(packet):
@@ -238,6 +249,7 @@ class Peer:
             self._tx_packets += 1
             self._tx_bytes += len(packet)
             return
+        self._tx_undeliverable += 1
 
     async def _session_heard_last(self) -> Session:
         while True:
@@ -287,6 +299,7 @@ class Peer:
                     data_path=s.link.data_path,
                     age=now - s.since,
                     heard=now - s.liveness.last_heard,
+                    rx_values_dropped=s.link.values_dropped,
                 )
                 for s in self._sessions.values()
             ),

@@ -24,6 +24,8 @@ class LinkStatus:
     age: float
     heard: float
     """Seconds since the last recognised value."""
+    rx_values_dropped: int
+    """Values that found no room on their way up, because the process was busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class PeerStatus:
     tx_bytes: int
     tx_queued: int
     tx_dropped: int
-    """Packets that found no room in the outgoing queue, or no link before the peer was given up."""
+    """Packets that found no room in the outgoing queue, or lost their links on the way."""
     rx_incomplete: int
     """Packets of which fragments were lost, late or contradictory."""
     rx_foreign: int
@@ -60,6 +62,7 @@ class CandidateStatus:
     identity: str | None
     """Known once a link to this address has been up."""
     attempts: int
+    """Those that succeeded or failed. That of a live link is counted when it ends."""
     failures: int
     """Consecutive."""
     verdict: str

@@ -28,7 +28,7 @@ class Neighbour:
         self.packets: list[bytes] = []
         self._peer: Peer | None = None
 
-    def mesh_up(self) -> None:
+    def mesh_up(self, mesh) -> None:
         pass
 
     def mesh_down(self, reason: str) -> None:

@@ -15,12 +15,15 @@ OWN = "02:00:00:00:00:10"
 HIGHER = "02:00:00:00:00:20"
 LOWER = "02:00:00:00:00:01"
 IDENTITY = bytes(range(16))
+OURSELVES = bytes(16)
 
 
 def admission_of(linked: set[str] | None = None, own_address: str | None = OWN, **keys) -> Admission:
     linked = set() if linked is None else linked
     return Admission(
         BLEConfig(**keys),
+        {},
+        own_identity=OURSELVES,
         own_address=lambda: own_address,
         is_linked=lambda address, identity: address in linked,
         radio_tokens=1,
@@ -131,14 +134,14 @@ async def test_a_link_takes_the_place_of_its_attempt_in_one_step() -> None:
     candidate = seen(admission)
     link, second = Link(HIGHER), Link(LOWER, Role.PERIPHERAL)
     with admission.begin(candidate, 0) as attempt:
-        assert not admission.linked(second, None)
-        assert admission.linked(link, attempt)
+        assert not admission.take_place(second, None)
+        assert admission.take_place(link, attempt)
     assert admission.places.borrowed_tokens == 1
     seen(admission, "02:00:00:00:00:30")
     assert admission.due(0) == ([], 5)
-    admission.unlinked(link, IDENTITY, 0, proven=True)
-    assert admission.linked(second, None)
-    admission.unlinked(second, IDENTITY, 0, proven=True)
+    admission.link_ended(link, IDENTITY, 0, proven=True)
+    assert admission.take_place(second, None)
+    admission.link_ended(second, IDENTITY, 0, proven=True)
     assert admission.places.borrowed_tokens == 0
 
 
@@ -152,8 +155,8 @@ async def test_only_the_dialled_address_is_judged_by_its_link() -> None:
         (Role.CENTRAL, True, 0),
     ):
         link = Link(HIGHER, role)
-        assert admission.linked(link, None)
-        admission.unlinked(link, IDENTITY, 0, proven=proven)
+        assert admission.take_place(link, None)
+        admission.link_ended(link, IDENTITY, 0, proven=proven)
         assert candidate.failures == failures
 
 
@@ -163,8 +166,8 @@ async def test_the_grace_begins_anew_after_a_link_and_after_an_absence() -> None
     admission.identified(LOWER, IDENTITY)
     assert admission.decide(candidate, 20).verdict is Verdict.DIAL
     elsewhere = Link("02:00:00:00:00:77", Role.PERIPHERAL)
-    assert admission.linked(elsewhere, None)
-    admission.unlinked(elsewhere, IDENTITY, 21, proven=True)  # the same identity on another address
+    assert admission.take_place(elsewhere, None)
+    admission.link_ended(elsewhere, IDENTITY, 21, proven=True)  # the same identity on another address
     seen(admission, LOWER, now=30)
     assert admission.decide(candidate, 40).verdict is Verdict.GRACE
     assert admission.decide(candidate, 41).verdict is Verdict.DIAL

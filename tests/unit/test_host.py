@@ -55,7 +55,7 @@ class Recorder:
             self.happened.notify_all()
         self.on(name)
 
-    def mesh_up(self) -> None:
+    def mesh_up(self, mesh) -> None:
         self._tell("up")
 
     def mesh_down(self, reason: str) -> None:
@@ -112,7 +112,7 @@ def listener(hosts: Hosts) -> Recorder:
 
 async def one_peer(identity: bytes, to: Listener) -> None:
     """Up, with one peer, until cancelled."""
-    to.mesh_up()
+    to.mesh_up(None)
     peer = make_peer(1)
     to.peer_joined(peer)
     try:
@@ -126,7 +126,7 @@ def blocking(release: threading.Event) -> Run:
     """A run that, after one peer has joined, holds the Trio thread itself until released."""
 
     async def run(identity: bytes, to: Listener) -> None:
-        to.mesh_up()
+        to.mesh_up(None)
         to.peer_joined(make_peer(1))
         release.wait(PATIENCE)
         await trio.sleep_forever()
@@ -142,7 +142,7 @@ def test_events_arrive_in_their_order_on_one_thread_that_is_not_trios(hosts, lis
 
     async def run(identity, to):
         trio_threads.append(threading.current_thread())
-        to.mesh_up()
+        to.mesh_up(None)
         one, other = make_peer(1), make_peer(2)
         to.peer_joined(one)
         to.packet_received(one, b"a")
@@ -181,7 +181,7 @@ def test_the_run_starts_when_the_identity_is_known(hosts, listener):
 
     async def run(identity, to):
         identities.append(identity)
-        to.mesh_up()
+        to.mesh_up(None)
         await trio.sleep_forever()
 
     hosts.start(run, lambda: next(answers))
@@ -196,7 +196,7 @@ def test_both_threads_work_in_the_name_of_their_interface(hosts, listener):
     async def run(identity, to):
         async def child():
             names.append(current_interface.get())
-            to.mesh_up()
+            to.mesh_up(None)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(child)
@@ -224,7 +224,7 @@ def test_a_peer_that_floods_loses_its_own_packets_only(hosts, listener, caplog):
                 to.packet_received(modest, b"%d" % number)
         to.peer_left(flooding)
         to.peer_left(modest)
-        to.mesh_up()
+        to.mesh_up(None)
         flooded.set()
         await trio.sleep_forever()
 
@@ -259,7 +259,7 @@ def test_a_peer_that_flooded_gets_room_again_and_is_warned_of_again(hosts, liste
             listener.open.set()
             to.mesh_down(f"flood {flood}")
             await until(lambda: listener.told[-1:] == [("down", f"flood {flood}")])  # noqa: B023
-        to.mesh_up()
+        to.mesh_up(None)
         await trio.sleep_forever()
 
     host = hosts.start(run)
@@ -280,7 +280,7 @@ def test_many_peers_together_are_bounded_but_their_coming_and_going_is_not_lost(
                 to.packet_received(peer, b"x")
         for peer in joined:
             to.peer_left(peer)
-        to.mesh_up()
+        to.mesh_up(None)
         await trio.sleep_forever()
 
     host = hosts.start(run)
@@ -308,7 +308,7 @@ def test_what_the_listener_raises_is_logged_and_delivery_goes_on(hosts, listener
         to.packet_received(peer, b"a")
         to.peer_left(peer)
         to.mesh_down("tested")
-        to.mesh_up()
+        to.mesh_up(None)
         await trio.sleep_forever()
 
     hosts.start(run)
@@ -394,7 +394,7 @@ def test_stop_by_the_delivery_thread_itself(hosts, listener):
 
 def test_stop_by_the_trio_thread_itself(hosts, listener):
     async def run(identity, to):
-        to.mesh_up()
+        to.mesh_up(None)
         hosts.made[0].stop(timeout=1.5)
         await trio.sleep_forever()
 
@@ -529,7 +529,7 @@ def test_without_a_thread_for_the_radio_the_other_one_ends(hosts, listener, monk
 
 def test_a_run_that_crashes_leaves_no_peer_and_is_logged_with_its_traceback(hosts, listener, caplog):
     async def run(identity, to):
-        to.mesh_up()
+        to.mesh_up(None)
         to.peer_joined(make_peer(1))
         to.peer_joined(make_peer(2))
         raise RuntimeError("a bug")
@@ -550,7 +550,7 @@ def test_a_run_that_crashes_leaves_no_peer_and_is_logged_with_its_traceback(host
 
 def test_a_callback_that_crashes_trio_itself_leaves_no_peer(hosts, listener, caplog):
     async def run(identity, to):
-        to.mesh_up()
+        to.mesh_up(None)
         to.peer_joined(make_peer(1))
         trio.lowlevel.current_trio_token().run_sync_soon(lambda: 1 / 0)
         await trio.sleep_forever()
@@ -564,7 +564,7 @@ def test_a_callback_that_crashes_trio_itself_leaves_no_peer(hosts, listener, cap
 
 def test_a_run_that_forgets_its_peers_when_cancelled(hosts, listener):
     async def run(identity, to):
-        to.mesh_up()
+        to.mesh_up(None)
         to.peer_joined(make_peer(1))
         await trio.sleep_forever()
 

@@ -9,9 +9,10 @@ import pytest
 import trio
 
 from rns_ble.config import BLEConfig
-from rns_ble.drivers.base import BLEDevice, PeerUnreachable, Role
+from rns_ble.drivers.base import PeerUnreachable, Role
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID
 from rns_ble.testing import Air, MockBLEDriver
+from rns_ble.testing.virtual_time import run_in_virtual_time
 from tests.nodes import Node, address_of, identity_of, running, until
 
 pytestmark = pytest.mark.virtual_time
@@ -172,16 +173,17 @@ async def test_peripheral_only_and_central_only_nodes_meet() -> None:
 
 
 async def test_two_peripheral_only_nodes_say_so_once(caplog) -> None:
-    # Only a node that scans can see the other's flags, so the flags are given by hand here.
     air = Air()
-    node = Node(air, 2, config(enable_central=False))
-    async with running(node):
-        await until(lambda: node.up)
-        for n in range(3):
-            device = BLEDevice(address_of(n + 5), rssi=-50, manufacturer_data={0xFFFF: b"\x03\x01"})
-            candidate = node.mesh.admission.sighted(device, trio.current_time())
-            node.mesh.admission.decide(candidate, trio.current_time())
-    assert [r.levelname for r in caplog.records if "peripheral-only" in r.message] == ["WARNING"]
+    nodes = [Node(air, index, config(enable_central=False)) for index in (1, 2)]
+    async with running(*nodes):
+        await trio.sleep(10)
+        (candidate,) = nodes[0].mesh.status().candidates
+        assert candidate.verdict == "neither side dials (both peripheral-only)"
+        await trio.sleep(600)
+    assert air.connects == []
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert len(warnings) == 2, "one each"
+    assert "peripheral-only" in warnings[0]
 
 
 async def test_max_connections_counts_both_roles_and_attempts() -> None:
@@ -520,16 +522,76 @@ async def test_a_bug_in_serving_one_peer_ends_that_peer_only(caplog) -> None:
     assert "RuntimeError: a bug" in caplog.text
 
 
-async def test_a_packet_in_hand_when_its_peer_has_left_is_not_delivered() -> None:
+async def test_the_blacklist_outlives_a_driver_that_fails() -> None:
     air = Air()
-    one, other = Node(air, 1), Node(air, 2)
-    async with running(one, other):
-        await until(lambda: linked(one, other))
-        peer = one.peers[other.identity]
-        one.mesh.peer_ended(peer)
-        one.mesh.packet_received(peer, b"late")
-        assert one.packets == []
-        one.mesh.peers[other.identity] = one.peers[other.identity] = peer  # for the regular end
+    node = Node(air, 1)
+    air.refusing.add(address_of(2))
+    async with running(node), await stranger(air, 2) as peer:
+        await start(peer)
+        await until(lambda: len(air.connects) == 3)
+        await trio.sleep(1)
+        for _ in range(5):
+            node.driver.fail()
+            await until(lambda: not node.up)
+            node.driver.repair()
+            await until(lambda: node.up)
+        assert len(air.connects) == 3
+
+
+async def test_a_phone_that_changes_its_address_for_days_leaves_room_for_others() -> None:
+    air = Air(advertising_interval=1)
+    one, phone, late = Node(air, 1, config(max_discovered_peers=4)), Node(air, 2), Node(air, 3)
+    async with running(one, phone):
+        for n in range(10):
+            await until(lambda: linked(one, phone))
+            phone.driver.rotate_address(f"02:00:00:00:01:{n:02X}")
+            await trio.sleep(60)
+        async with running(late):
+            await until(lambda: linked(one, late))
+
+
+@pytest.mark.parametrize("grace", [20, 40, 300])
+async def test_the_grace_ends_also_when_scans_are_rare(grace: int) -> None:
+    air = Air()
+    node = Node(air, 2, config(power_mode="saver", dial_grace=grace))
+    async with running(node), await stranger(air, 1) as peer:
+        await start(peer)
+        assert grace <= await until(lambda: node.peers, 1000) <= grace + 61
+
+
+async def test_a_dead_data_path_is_noticed_again_and_again() -> None:
+    air = Air()
+    node = Node(air, 1)
+    async with running(node), await stranger(air, 2) as driver:
+        for n in range(3):
+            link = await connected_by_hand(node, driver)
+            if n == 0:
+                await link.send(b"\x05\x01")  # it knows the probe, and answers none from now on
+            began = trio.current_time()
+            async for _ in link:
+                pass
+            assert trio.current_time() - began == pytest.approx(45, abs=0.5)
+            await link.aclose()
+        assert node.history == ["up", "joined a2"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_link_that_joins_as_the_grace_ends_stays(seed: int) -> None:
+    async def main() -> None:
+        air = Air(connect_time=0)
+        node = Node(air, 1)
+        async with running(node), await stranger(air, 2) as driver:
+            link = await connected_by_hand(node, driver)
+            await until(lambda: node.peers)
+            await link.aclose()
+            await trio.sleep(2)  # the grace to the very moment
+            link = await driver.connect(address_of(1))
+            await trio.sleep(1)
+            assert link in driver.links
+            assert len(node.peers) == 1
+            await link.aclose()
+
+    run_in_virtual_time(main, seed=seed)
 
 
 @pytest.mark.parametrize("milliseconds", range(0, 400, 7))

@@ -116,6 +116,8 @@ class BLELink(trio.abc.Channel[bytes]):
     role only with drivers that take the identity write themselves."""
     rssi: int | None = None
     """dBm, as the peer was last heard; None when unknown."""
+    values_dropped: int = 0
+    """Values of the peer's that found no room, where the stack under the link knows no back-pressure."""
     data_path: str = "gatt"
     """How values travel, for the status: for example `socket` or `dbus`."""
 
@@ -151,8 +153,10 @@ class BLELink(trio.abc.Channel[bytes]):
     async def aclose(self) -> None:
         """Really disconnect, then return. Idempotent; never raises for a peer that is gone.
 
-        Shields itself and takes at most `GOODBYE_TIMEOUT`: the caller needs neither. Where the other
-        role lives on the same ACL connection, only this role ends.
+        Shields itself and takes at most `GOODBYE_TIMEOUT`: the caller needs neither. So, other than
+        `trio.abc.AsyncResource` has it, being cancelled does not make it forceful: a peer that was not
+        told keeps the connection for seconds. Where the other role lives on the same ACL connection, only
+        this role ends.
         """
 
 
@@ -251,7 +255,10 @@ class BLEDriverInterface(ABC):
     async def start(
         self, service_uuid: str, rx_char_uuid: str, tx_char_uuid: str, identity_char_uuid: str
     ) -> None:
-        """Put the GATT service up. Neither scans nor advertises yet. Raises `AdapterUnavailable`."""
+        """Put the GATT service up. Neither scans nor advertises yet.
+
+        Raises `AdapterUnavailable`, and `RuntimeError` before `set_identity`.
+        """
 
     @abstractmethod
     async def stop(self) -> None:
@@ -283,7 +290,8 @@ class BLEDriverInterface(ABC):
     ) -> None:
         """Advertise connectably with our service UUID, and go on while centrals are connected. Idempotent.
 
-        `device_name`: at most 8 bytes of UTF-8, for flags, a 128-bit UUID and it fill the 31 bytes.
+        `device_name`: at most 8 bytes of UTF-8, for flags, a 128-bit UUID and it fill the 31 bytes. Raises
+        `AdapterUnavailable`, `ConfigurationError` for what does not fit, and `RuntimeError` before `start`.
         """
 
     @abstractmethod

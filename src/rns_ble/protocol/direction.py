@@ -34,12 +34,12 @@ def direction(
     own: Capability,
     peer_address: str,
     peer: Capability,
-    seen_for: float,
-    dial_grace: float,
+    *,
+    grace_over: bool,
 ) -> Direction:
     """Whether to dial a peer now. Addresses are normalised; ours is None where the platform hides it.
 
-    `seen_for`: seconds since the peer was first seen without a link. `dial_grace`: seconds to wait for it.
+    `grace_over`: the peer has been seen without a link for `dial_grace`.
     """
     if Capability.PERIPHERAL_ONLY in own:
         if Capability.PERIPHERAL_ONLY in peer:
@@ -49,6 +49,6 @@ def direction(
         return Direction.NEVER_THEIRS
     one_sided = Capability.PERIPHERAL_ONLY in peer or Capability.CENTRAL_ONLY in own
     # Normalised addresses are in the order of their numbers: same length, and 0-9 sort before A-F.
-    if one_sided or own_address is None or own_address < peer_address or seen_for >= dial_grace:
+    if one_sided or own_address is None or own_address < peer_address or grace_over:
         return Direction.DIAL
     return Direction.WAIT

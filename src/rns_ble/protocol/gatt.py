@@ -18,7 +18,8 @@ IDENTITY_LENGTH: Final = 16
 ATT_MTU_DEFAULT: Final = 23
 """Bytes; what a link has before, or without, an MTU exchange (Core Specification, Vol 3 Part G, 5.2.1)."""
 ATT_MTU_REQUESTED: Final = 517
-"""Bytes; 512 of value, 5 of ATT header: more can't be used by one value, and Android asks for the same."""
+"""Bytes: the longest value and the 5 of a prepared write's header (Vol 3 Part F, 3.4.6.1). A write command or
+a notification needs 515, but 517 is what Android and BlueZ ask for."""
 ATT_HEADER: Final = 3
 """Bytes that a write command or a notification adds to its value (Vol 3 Part F, 3.4.5.3 and 3.4.7.1)."""
 VALUE_MAXIMUM: Final = 512

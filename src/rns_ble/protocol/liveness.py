@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from rns_ble.protocol.values import ValueKind
@@ -46,20 +47,30 @@ class Action(enum.Enum):
     SEND_PING = "send ping"
 
 
+@dataclass(slots=True)
+class Habits:
+    """What a peer has ever shown that it does, on any of its links."""
+
+    sends_keepalives: bool = False
+    knows_the_probe: bool = False
+
+
 class Liveness:
     """The three clocks of one link. All times are seconds on one monotonic clock of the caller's."""
 
     last_heard: float
     """When the last value of a known kind came, or when the link was ready."""
 
-    def __init__(self, now: float) -> None:
-        """`now`: the handshake is done, and counts as a sign of life in both directions."""
+    def __init__(self, now: float, habits: Habits) -> None:
+        """`now`: the handshake is done, and counts as a sign of life in both directions.
+
+        `habits`: the peer's, shared by its links, for a link may come back dead.
+        """
+        self._habits = habits
         self.last_heard = now
         self._last_data = now
         self._keepalive_due = now + KEEPALIVE_INTERVAL
         self._ping_due = now + PROBE_INTERVAL
-        self._promises_keepalives = False
-        self._knows_the_probe = False
 
     def heard(self, kind: ValueKind, now: float) -> None:
         """A value came. A foreign one says nothing about the peer."""
@@ -67,12 +78,12 @@ class Liveness:
             return
         self.last_heard = now
         if kind is ValueKind.KEEPALIVE:
-            self._promises_keepalives = True
+            self._habits.sends_keepalives = True
         elif kind is not ValueKind.IDENTITY:
             self._last_data = now
             self._ping_due = now + PROBE_INTERVAL
             if kind is not ValueKind.FRAGMENT:
-                self._knows_the_probe = True
+                self._habits.knows_the_probe = True
 
     def sent(self, kind: ValueKind, now: float) -> None:
         """A value went out: the stack has taken it."""
@@ -90,9 +101,9 @@ class Liveness:
         return [action for action, due in self._schedule() if now >= due]
 
     def _schedule(self) -> Iterator[tuple[Action, float]]:
-        if self._promises_keepalives:
+        if self._habits.sends_keepalives:
             yield Action.SILENT, self.last_heard + SILENCE_LIMIT
-        if self._knows_the_probe:
+        if self._habits.knows_the_probe:
             yield Action.DATA_DEAD, self._last_data + DATA_LIMIT
         yield Action.SEND_KEEPALIVE, self._keepalive_due
         yield Action.SEND_PING, self._ping_due

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rns_ble.protocol.liveness import Action, Liveness
+from rns_ble.protocol.liveness import Action, Habits, Liveness
 from rns_ble.protocol.values import ValueKind
 
 KEEPALIVE, PING, DROPS = Action.SEND_KEEPALIVE, Action.SEND_PING, (Action.SILENT, Action.DATA_DEAD)
@@ -22,7 +22,7 @@ def story(
     until: float,
 ) -> list[tuple[float, Action]]:
     """What a link does that is ready at 0, hears and sends this, and does at once what is due."""
-    liveness = Liveness(0.0)
+    liveness = Liveness(0.0, Habits())
     events = sorted(
         [(at, kind, liveness.heard) for at, kind in (heard or {}).items()]
         + [(at, kind, liveness.sent) for at, kind in (sent or {}).items()],
@@ -129,14 +129,14 @@ def test_a_ping_sent_late_puts_the_next_one_off():
 
 
 def test_both_reasons_come_before_anything_to_send():
-    liveness = Liveness(0.0)
+    liveness = Liveness(0.0, Habits())
     liveness.heard(ValueKind.KEEPALIVE, 0.0)
     liveness.heard(ValueKind.PING, 0.0)
     assert liveness.poll(45.0) == [Action.SILENT, Action.DATA_DEAD, KEEPALIVE, PING]
 
 
 def test_asking_changes_nothing():
-    liveness = Liveness(0.0)
+    liveness = Liveness(0.0, Habits())
     assert liveness.poll(15.0) == liveness.poll(15.0) == [KEEPALIVE, PING]
     liveness.sent(ValueKind.KEEPALIVE, 15.0)
     assert liveness.poll(15.0) == [PING]
@@ -145,8 +145,18 @@ def test_asking_changes_nothing():
     assert liveness.next_due() == 30.0
 
 
+def test_habits_shown_on_one_link_count_on_the_next():
+    habits = Habits()
+    first = Liveness(0.0, habits)
+    first.heard(ValueKind.KEEPALIVE, 1.0)
+    first.heard(ValueKind.PONG, 1.0)
+    assert Action.SILENT in Liveness(50.0, habits).poll(95.0)
+    assert Action.DATA_DEAD in Liveness(50.0, habits).poll(95.0)
+    assert Action.SILENT not in Liveness(50.0, Habits()).poll(95.0)
+
+
 def test_last_heard():
-    liveness = Liveness(5.0)
+    liveness = Liveness(5.0, Habits())
     assert liveness.last_heard == 5.0
     liveness.heard(ValueKind.KEEPALIVE, 6.0)
     assert liveness.last_heard == 6.0
@@ -161,7 +171,7 @@ def test_last_heard():
     )
 )
 def test_next_due_is_the_first_time_at_which_anything_is_due(events):
-    liveness = Liveness(0.0)
+    liveness = Liveness(0.0, Habits())
     now = 0.0
     for what, kind, pause in events:
         now += pause
