@@ -41,6 +41,18 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def oldest(session: nox.Session) -> None:
+    """The RNS interface with the oldest RNS that it works with, the one that Columba is built on."""
+    session.install("-q", "-e", ".", "rns==1.4.2", "hypothesis>=6.150", "pytest>=9", "pytest-trio>=0.8")
+    session.run(
+        "pytest",
+        *("tests/unit/test_config.py", "tests/unit/test_host.py", "tests/unit/test_interface.py"),
+        "tests/system/test_interface_in_rns.py",
+        *session.posargs,
+    )
+
+
+@nox.session
 def radio(session: nox.Session) -> None:
     """Everything below Reticulum over a real GATT stack: Bumble's virtual controllers, in process."""
     _pytest(session, "radio")
