@@ -128,14 +128,17 @@ class Host:
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         """Cancel the run and wait, at most `timeout` seconds, for both threads to end.
 
-        When this returns in time the listener has been told all it will ever be told. Called from one of the
-        two threads themselves, it does not wait for that one, which then ends by itself.
+        When this returns in time the listener has been told all it will ever be told. Called on one of the
+        two threads themselves, it does not wait for that one, which then ends by itself, nor on the Trio thread
+        for the delivery, which ends after it.
         """
         deadline = time.monotonic() + timeout
         self._stopping = True
         if self._token is not None:
             with contextlib.suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._scope.cancel)
+        if threading.current_thread() is self._radio:
+            return
         if not _ended(self._radio, deadline - DELIVERY_TIMEOUT):
             self._warn("the Bluetooth stack does not let go; left behind")
             self._put(_What.END, None, "the Bluetooth stack hangs")

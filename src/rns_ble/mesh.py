@@ -110,7 +110,7 @@ class Mesh:
             longest_silence=max(SEEN_RECENTLY, _scan_interval(config) + SCAN_WINDOW),
         )
         self._strangers = trio.CapacityLimiter(config.max_connections)
-        # Parked here: who waits for a place, an attempt or a candidate to change.
+        # Parked here: who waits for a link, an attempt or a candidate to change.
         self._changes = trio.lowlevel.ParkingLot()
         self._ask_again = math.inf
         self._nursery: trio.Nursery
@@ -152,10 +152,13 @@ class Mesh:
             await self._driver.start_scanning()
 
     async def _advertise(self) -> None:
-        """Advertise while there is a place for a link: a peer we could only turn away should not dial."""
+        """Advertise unless links have taken all places: a peer we could only turn away should not dial.
+
+        Attempts do not count here, or of two nodes that dial each other for their last place neither could.
+        """
         advertising = False
         while True:
-            wanted = self.admission.places.available_tokens > 0
+            wanted = sum(1 for _ in self._links()) < self._config.max_connections
             if wanted == advertising:
                 await self._changes.park()
             elif wanted:

@@ -392,7 +392,7 @@ def test_stop_by_the_delivery_thread_itself(hosts, listener):
     assert listener.told == [("up",), ("joined", 1), ("left", 1), ("down", "stopped")]
 
 
-def test_stop_by_the_trio_thread_itself(hosts, listener):
+def test_stop_by_the_trio_thread_itself(hosts, listener, caplog):
     async def run(identity, to):
         to.mesh_up(None)
         hosts.made[0].stop(timeout=1.5)
@@ -400,6 +400,7 @@ def test_stop_by_the_trio_thread_itself(hosts, listener):
 
     hosts.start(run)
     listener.wait_for("down", "stopped")
+    assert "left behind" not in caplog.text, "it has not waited for the thread that waits for it"
 
 
 def test_what_is_still_waiting_at_stop_is_not_delivered(hosts, listener):

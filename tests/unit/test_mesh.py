@@ -206,6 +206,18 @@ async def test_max_connections_counts_both_roles_and_attempts() -> None:
         assert len(air.connects) == dialled, "who is full is not dialled any more"
 
 
+async def test_two_nodes_with_one_place_each_that_dial_each_other_meet() -> None:
+    air = Air()
+    nodes = [Node(air, index, config(max_connections=1, dial_grace=0)) for index in (1, 2)]
+    air.hanging.add("02:00:00:00:00:77")
+    async with running(*nodes), await stranger(air, 0x77) as third:
+        await start(third)  # takes each node's only place for an attempt, again and again
+        await trio.sleep(1)
+        assert all(node.mesh.status().advertising for node in nodes), "an attempt stops nobody"
+        await third.stop()
+        await until(lambda: linked(*nodes), 300)
+
+
 async def test_a_place_that_becomes_free_is_taken() -> None:
     air = Air()
     hub, first, second = Node(air, 5, config(max_connections=1)), Node(air, 1), Node(air, 2)
