@@ -129,8 +129,8 @@ class Host:
         """Cancel the run and wait, at most `timeout` seconds, for both threads to end.
 
         When this returns in time the listener has been told all it will ever be told. Called on one of the
-        two threads themselves, it does not wait for that one, which then ends by itself, nor on the Trio thread
-        for the delivery, which ends after it.
+        two threads themselves, it does not wait for that one, which then ends by itself; nor, on the Trio
+        thread, for the delivery, which ends after it.
         """
         deadline = time.monotonic() + timeout
         self._stopping = True

@@ -209,8 +209,8 @@ async def test_max_connections_counts_both_roles_and_attempts() -> None:
 async def test_two_nodes_with_one_place_each_that_dial_each_other_meet() -> None:
     air = Air()
     nodes = [Node(air, index, config(max_connections=1, dial_grace=0)) for index in (1, 2)]
-    air.hanging.add("02:00:00:00:00:77")
-    async with running(*nodes), await stranger(air, 0x77) as third:
+    air.hanging.add(address_of(0x57))
+    async with running(*nodes), await stranger(air, 0x57) as third:
         await start(third)  # takes each node's only place for an attempt, again and again
         await trio.sleep(1)
         assert all(node.mesh.status().advertising for node in nodes), "an attempt stops nobody"
