@@ -16,7 +16,7 @@ CHECKS = {
     "mypy --strict": ("mypy", ["-m", "mypy"]),
     "import contracts": (
         "importlinter",
-        ["-c", "import importlinter.cli as cli; cli.lint_imports_command()"],
+        ["-c", "import importlinter.cli as cli; cli.lint_imports_command(['--no-logo'])"],
     ),
 }
 
@@ -25,7 +25,5 @@ CHECKS = {
 def test_the_code_passes(check: str) -> None:
     tool, arguments = CHECKS[check]
     pytest.importorskip(tool, reason=f"{tool} is not installed: pip install -e '.[lint]'")
-    outcome = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert outcome.returncode == 0, f"{check}:\n{outcome.stdout}{outcome.stderr}"
+    outcome = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False)
+    assert outcome.returncode == 0, f"{check}: see what it says above"

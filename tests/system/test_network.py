@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import uuid
@@ -124,8 +125,15 @@ async def test_rnstatus_shows_the_peers(tmp_path: Path) -> None:
         await announce(net, three, one)
 
         rnstatus = [sys.executable, "-m", "RNS.Utilities.rnstatus", "--config", str(one.directory), "-j"]
-        outcome = await trio.run_process(rnstatus, capture_stdout=True, stdin=subprocess.DEVNULL)
-        shown = json.loads(outcome.stdout)["interfaces"]
+        # Unbuffered: at its exit Reticulum replaces stdout, and what was still in the buffer may be lost.
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        outcome = await trio.run_process(
+            rnstatus, env=environment, capture_stdout=True, stdin=subprocess.DEVNULL
+        )
+        # Reticulum's own log goes to stdout, too.
+        printed = [line for line in outcome.stdout.splitlines() if line.startswith(b"{")]
+        assert len(printed) == 1, outcome.stdout
+        shown = json.loads(printed[0])["interfaces"]
         [parent] = [interface for interface in shown if interface["type"] == "BLEInterface"]
         peers = [interface for interface in shown if interface["type"] == "BLEPeerInterface"]
         assert parent["status"] is True

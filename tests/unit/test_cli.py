@@ -92,14 +92,14 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it() -> None:
         require(("json", "no_such_a", "no_such_b"), extra="demo")
 
 
-@pytest.mark.parametrize("command", [["demo"], ["ether"]])
+@pytest.mark.parametrize(("command", "extra"), [("demo", "demo"), ("ether", "bumble")])
 def test_without_bumble_demo_and_ether_say_what_to_install(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "bumble", None)
-    code, out, err = run_main(capsys, *command)
+    code, out, err = run_main(capsys, command)
     assert (code, out) == (1, "")
-    assert err == f"rns-ble {command[0]}: bumble is not installed: pip install 'rns-ble[demo]'\n"
+    assert err == f"rns-ble {command}: bumble is not installed: pip install 'rns-ble[{extra}]'\n"
 
 
 def test_an_interrupt_is_one_line_and_exit_code_130(

@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal comes."""
-    require(("bumble",), extra="demo")
+    require(("bumble",), extra="bumble")
     import trio  # noqa: PLC0415
 
     from rns_ble.cli.until_signal import SignalledError, until_signal  # noqa: PLC0415

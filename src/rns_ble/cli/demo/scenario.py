@@ -97,6 +97,7 @@ class Stages:
         async with trio.open_nursery() as nursery:
             for number in range(1, self._report.nodes + 1):
                 nursery.start_soon(self._network.start_node, number)
+            await self._until("nodes up", self._ready, self._report.nodes)
         pairs = self._report.pairs
         await self._until("BLE links", lambda: len(self._linked()) // 2, pairs // 2)
         await self._announce()
@@ -127,6 +128,9 @@ class Stages:
             for one, other in permutations(sorted(nodes), 2)
             if nodes[one].is_ready and nodes[other].is_ready and holds(nodes[one], nodes[other])
         ]
+
+    def _ready(self) -> int:
+        return sum(node.is_ready for node in self._network.nodes.values())
 
     def _linked(self) -> list[tuple[int, int]]:
         """(a, b): a has a link to b."""
