@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import pytest
 import trio
@@ -128,6 +128,15 @@ class Bench:
                 await self.start(driver, CENTRAL if index == 0 else PERIPHERAL)
             yield drivers
 
+    @asynccontextmanager
+    async def entered(self, transport: str, count: int) -> AsyncIterator[list[BumbleDriver]]:
+        """The same on controllers somewhere else."""
+        async with AsyncExitStack() as stack:
+            drivers = [await stack.enter_async_context(BumbleDriver(transport)) for _ in range(count)]
+            for driver in drivers:
+                await self.start(driver)
+            yield drivers
+
     async def start(self, driver: BumbleDriver, identity: bytes = CENTRAL) -> None:
         """Let it scan and advertise."""
         driver.set_identity(identity)
@@ -151,6 +160,11 @@ class Bench:
             assert await theirs.receive() == central._identity
         assert (ours.role, theirs.role) == (Role.CENTRAL, Role.PERIPHERAL)
         return cast("HciLink", ours), cast("HciLink", theirs)
+
+    async def flood(self, link: BLELink, value: bytes) -> NoReturn:
+        """Send until it fails."""
+        while True:
+            await link.send(value)
 
     async def drained(self, link: BLELink) -> list[bytes]:
         """What a link brings until its end."""
@@ -221,6 +235,7 @@ def service(
     *,
     identity: Any = PERIPHERAL,
     without: tuple[str, ...] = (),
+    notify: bool = True,
     uuid: str = SERVICE_UUID,
     on_write: Callable[[Connection, bytes], Any] = lambda _connection, _value: None,
 ) -> gatt.Service:
@@ -229,7 +244,7 @@ def service(
     written = gatt.CharacteristicValue(write=on_write)
     characteristics = {
         "rx": gatt.Characteristic(RX_UUID, properties.WRITE | properties.WRITE_WITHOUT_RESPONSE, 2, written),
-        "tx": gatt.Characteristic(TX_UUID, properties.READ | properties.NOTIFY, 1, b""),
+        "tx": gatt.Characteristic(TX_UUID, properties.READ | (properties.NOTIFY if notify else 0), 1, b""),
         "identity": gatt.Characteristic(IDENTITY_UUID, properties.READ, 1, identity),
     }
     return gatt.Service(uuid, [c for name, c in characteristics.items() if name not in without])

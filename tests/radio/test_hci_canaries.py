@@ -1,4 +1,4 @@
-"""What we rely on in Bumble without its promise. Where one of these fails, a new Bumble needs a closer look."""
+"""What we rely on in Bumble without its promise. Where one of these fails, a new Bumble needs a look."""
 
 from __future__ import annotations
 

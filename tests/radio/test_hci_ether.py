@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from bumble import hci
 from hypothesis import given
 from hypothesis import strategies as st
 
+import rns_ble.drivers.hci.ether
 from rns_ble.drivers.base import AdapterUnavailable, LinkLost
 from rns_ble.drivers.hci import BumbleDriver, VirtualRadio, serve_ether
 from rns_ble.drivers.hci.ether import H4Splitter
@@ -128,14 +130,19 @@ async def test_leaving_takes_the_controller_from_the_air_at_once(bench, radio) -
 
 async def test_a_killed_node_is_lost_to_its_peers_and_to_itself(bench, radio) -> None:
     async with ether(radio) as port, wire(port) as between, nodes(bench, port) as (peer,):
-        with pytest.raises(AdapterUnavailable, match="is gone"):
+        links = []
+
+        async def node() -> None:
             async with nodes(bench, between.port) as (killed,):
-                ours, theirs = await bench.link(killed, peer)
+                links.extend(await bench.link(killed, peer))
                 between.cut()
                 await trio.sleep_forever()
+
+        with pytest.raises(AdapterUnavailable, match="is gone"):
+            await node()
         with pytest.raises(LinkLost):
-            await ours.send(b"x")
-        assert await bench.drained(theirs) == []
+            await links[0].send(b"x")
+        assert await bench.drained(links[1]) == []
         assert radio.addresses == [peer.address]
         # It comes back.
         async with nodes(bench, port) as (again,):
@@ -145,17 +152,19 @@ async def test_a_killed_node_is_lost_to_its_peers_and_to_itself(bench, radio) ->
 async def test_without_the_ether_no_node_has_an_adapter(bench, radio) -> None:
     failed = []
 
+    async def live(port: int, task_status: trio.TaskStatus[None]) -> None:
+        async with nodes(bench, port):
+            task_status.started()
+            await trio.sleep_forever()
+
     async def node(port: int, task_status: trio.TaskStatus[None]) -> None:
         with pytest.raises(AdapterUnavailable, match=f"tcp-client:127.0.0.1:{port} is gone"):
-            async with nodes(bench, port):
-                task_status.started()
-                await trio.sleep_forever()
+            await live(port, task_status)
         failed.append(port)
 
-    async with trio.open_nursery() as nursery:
-        async with ether(radio) as port:
-            for _ in range(2):
-                await nursery.start(node, port)
+    async with trio.open_nursery() as nursery, ether(radio) as port:
+        for _ in range(2):
+            await nursery.start(node, port)
     assert failed == [port] * 2
     assert radio.addresses == []
 
@@ -209,40 +218,46 @@ async def test_clients_that_come_and_go_leave_nothing(radio) -> None:
 
 
 async def test_a_host_that_does_not_read_slows_its_senders_down(bench, radio) -> None:
-    async with ether(radio) as port, wire(port) as between:
-        async with nodes(bench, port, between.port) as (sender, slow):
-            for driver in (sender, slow):
-                await driver.stop_scanning()
-            await slow.start_scanning()
-            await sender.start_scanning()
-            ours, theirs = await bench.link(sender, slow)
-            for driver in (sender, slow):
-                await driver.stop_scanning()
-            between.flowing = trio.Event()
-            sent = 0
-            with trio.move_on_after(2):
-                while True:
-                    await ours.send(sent.to_bytes(4, "big") * 128)
-                    sent += 1
-            # What sockets and the ether's own buffer hold, far from all that could have been sent.
-            assert 100 < sent
-            (controller,) = (c for c in radio.controllers if c.air_address == slow.address)
-            assert controller.stalled
-            assert len(controller.hci_sink._waiting) < 2 * 64 * 1024
-            received = []
-            async with trio.open_nursery() as nursery:
+    async with (
+        ether(radio) as port,
+        wire(port) as between,
+        nodes(bench, port, between.port) as (sender, slow),
+    ):
+        for driver in (sender, slow):
+            await driver.stop_scanning()
+        await slow.start_scanning()
+        await sender.start_scanning()
+        ours, theirs = await bench.link(sender, slow)
+        for driver in (sender, slow):
+            await driver.stop_scanning()
+        between.flowing = trio.Event()
+        sent = 0
+        with trio.move_on_after(2):
+            while True:
+                await ours.send(sent.to_bytes(4, "big") * 128)
+                sent += 1
+        # What sockets and the ether's own buffer hold.
+        assert sent > 100
+        (controller,) = (c for c in radio.controllers if c.air_address == slow.address)
+        assert controller.stalled
+        assert len(controller.hci_sink._waiting) < 2 * 64 * 1024
+        between.flowing.set()
+        # All of it comes at once now, and is handed over as fast as it is received.
+        for number in range(sent):
+            assert await theirs.receive() == number.to_bytes(4, "big") * 128
+        assert theirs.values_dropped == 0
+        assert not controller.stalled
 
-                @nursery.start_soon
-                async def receive() -> None:
-                    with trio.move_on_after(1.5):
-                        while len(received) + theirs.values_dropped < sent:
-                            received.append(await theirs.receive())
 
-                between.flowing.set()
-            assert len(received) + theirs.values_dropped == sent
-            numbers = [int.from_bytes(value[:4], "big") for value in received]
-            assert numbers == sorted(numbers)
-            assert not controller.stalled
+async def test_a_host_that_reads_nothing_at_all_is_dropped(radio, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(rns_ble.drivers.hci.ether, "DROP_BYTES", 16 * 1024)
+    async with ether(radio) as port:
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
+            with pytest.raises(trio.BrokenResourceError):
+                await stream.send_all(bytes(hci.HCI_Read_BD_ADDR_Command()) * 1_000_000)
+        assert radio.addresses == []
+    assert "does not read" in caplog.text
 
 
 async def test_a_port_that_is_taken(radio) -> None:
@@ -252,11 +267,14 @@ async def test_a_port_that_is_taken(radio) -> None:
 
 
 async def test_several_ethers_are_several_airs(bench) -> None:
-    async with ether(VirtualRadio()) as port, ether(VirtualRadio()) as elsewhere:
-        async with nodes(bench, port, elsewhere) as (one, _):
-            with trio.move_on_after(0.5) as scope:
-                await one.discovered.receive()
-            assert scope.cancelled_caught
+    async with (
+        ether(VirtualRadio()) as port,
+        ether(VirtualRadio()) as elsewhere,
+        nodes(bench, port, elsewhere) as (one, _),
+    ):
+        with trio.move_on_after(0.5) as scope:
+            await one.discovered.receive()
+        assert scope.cancelled_caught
 
 
 # --- HCI packets in a stream of bytes ---
@@ -273,7 +291,7 @@ def test_packets_are_found_however_the_bytes_come(packets: list[bytes], cuts: li
     edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
     splitter = H4Splitter()
     found = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         found += splitter.feed(stream[start:end])
     assert found == packets
 

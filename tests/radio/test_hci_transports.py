@@ -15,8 +15,10 @@ from bumble.transport.common import TransportInitError, TransportSpecError
 
 import rns_ble.drivers.hci.stack
 import rns_ble.drivers.hci.transports
-from rns_ble.drivers.base import AdapterUnavailable, ConfigurationError, PermissionDenied
+from rns_ble.drivers.asyncio_loop import open_asyncio_loop
+from rns_ble.drivers.base import AdapterUnavailable, BLEError, ConfigurationError, PermissionDenied
 from rns_ble.drivers.hci import BumbleDriver
+from rns_ble.drivers.hci.pacer import RESUME_AT, Pacer
 from rns_ble.drivers.hci.transports import explain
 
 
@@ -63,12 +65,16 @@ def test_the_message_says_what_to_do(name, error, kind, advice) -> None:
     assert advice in str(explained)
 
 
-async def entering(transport: str) -> BaseException:
+async def entering(transport: str) -> BLEError:
     """What comes of entering a driver."""
-    with pytest.raises(Exception) as raised:
+
+    async def enter() -> None:
         with trio.fail_after(20):
             async with BumbleDriver(transport):
                 await trio.sleep_forever()
+
+    with pytest.raises(BLEError) as raised:
+        await enter()
     return raised.value
 
 
@@ -105,6 +111,73 @@ async def test_a_missing_library(monkeypatch) -> None:
     error = await entering("serial:/dev/ttyACM0")
     assert type(error) is AdapterUnavailable
     assert "missing" in str(error)
+
+
+# --- pacing ---
+
+
+class Ends:
+    """A source, a stream and a host, which note what they are told."""
+
+    def __init__(self) -> None:
+        self.terminated = None
+        self.metadata = {"vendor_id": 1}
+        self.told: list[object] = []
+
+    def set_packet_sink(self, sink: Pacer) -> None:
+        self.told.append(sink)
+
+    def pause_reading(self) -> None:
+        self.told.append("pause")
+
+    def resume_reading(self) -> None:
+        self.told.append("resume")
+
+    def on_packet(self, packet: bytes) -> None:
+        self.told.append(packet)
+
+    def on_transport_lost(self) -> None:
+        self.told.append("lost")
+
+
+async def test_packets_that_come_at_once_are_handed_over_one_by_one() -> None:
+    async with open_asyncio_loop() as loop:
+        source, stream, host = Ends(), Ends(), Ends()
+        pacer = Pacer(loop, source, stream)
+        pacer.set_packet_sink(host)
+        assert source.told == [pacer]
+        assert pacer.metadata == source.metadata
+        packets = [bytes([number]) for number in range(200)]
+        for packet in packets:
+            pacer.on_packet(packet)
+        assert host.told == packets[:1]
+        assert stream.told == ["pause"]
+        seen = 1
+        while seen < len(packets):
+            await trio.lowlevel.checkpoint()
+            assert len(host.told) - seen <= 2  # one for each turn of Trio's scheduler that lies between
+            seen = len(host.told)
+            assert stream.told == (["pause"] if seen < len(packets) - RESUME_AT else ["pause", "resume"])
+        assert host.told == packets
+        await trio.sleep(0.01)
+        pacer.on_packet(b"alone")
+        assert host.told[-1] == b"alone"
+
+
+async def test_what_came_before_the_transport_was_lost_is_handed_over_before() -> None:
+    async with open_asyncio_loop() as loop:
+        host = Ends()
+        pacer = Pacer(loop, Ends(), None)
+        pacer.set_packet_sink(host)
+        for packet in (b"1", b"2", b"3"):
+            pacer.on_packet(packet)
+        pacer.on_transport_lost()
+        assert host.told == [b"1", b"2", b"3", "lost"]
+        await trio.sleep(0.01)
+        assert len(host.told) == 4
+
+
+# --- real ones ---
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The asyncio loop inside Trio: it leaves asyncio elsewhere alone, survives faults, and raises what was raised."""
+"""The asyncio loop inside Trio leaves asyncio elsewhere alone, survives faults and raises what was raised."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import errno
 import logging
 import threading
-from contextlib import asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -37,22 +38,8 @@ def test_the_current_loop_is_a_context_variable() -> None:
 
 def in_thread(function: Any) -> Any:
     """What the function returns or raises in a thread of its own."""
-    results: list[Any] = []
-
-    def run() -> None:
-        try:
-            results.append(function())
-        except BaseException as error:
-            results.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join(20)
-    assert not thread.is_alive()
-    (result,) = results
-    if isinstance(result, BaseException):
-        raise result
-    return result
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result(20)
 
 
 async def work() -> tuple[str, int]:
@@ -139,6 +126,20 @@ async def test_a_loop_that_has_ended_is_not_used_again() -> None:
             nursery.start_soon(later)  # it inherits the loop, which ends before it looks
             opened.set()
         closed.set()
+
+
+async def test_a_loop_that_is_being_left_is_not_used_again() -> None:
+    async def when_it_is_left() -> None:
+        with pytest.raises(asyncio.CancelledError):
+            await loop.run_aio_coroutine(asyncio.sleep(60))
+        assert loop.is_running()
+        async with open_asyncio_loop() as another:
+            assert another is not loop
+            await another.run_aio_coroutine(asyncio.sleep(0.01))
+
+    async with trio.open_nursery() as nursery, open_asyncio_loop() as loop:
+        nursery.start_soon(when_it_is_left)
+        await trio.testing.wait_all_tasks_blocked()
 
 
 # --- faults in callbacks ---
@@ -228,10 +229,14 @@ async def test_what_the_block_raises_comes_out_as_it_is() -> None:
 
 async def test_a_group_that_the_block_raises_is_not_unpacked() -> None:
     group = ExceptionGroup("the body's", [ValueError(), ExceptionGroup("inner", [KeyError()])])
-    with pytest.raises(ExceptionGroup) as raised:
+
+    async def block() -> None:
         async with open_asyncio_loop(), plainly(trio.open_nursery()) as nursery:
             nursery.cancel_scope.cancel()
             raise group
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await block()
     assert raised.value is group
 
 
@@ -254,16 +259,18 @@ async def test_a_failing_task_of_the_nursery_stays_in_its_group() -> None:
     async def fail() -> None:
         raise ValueError("the task's")
 
-    with pytest.raises(ExceptionGroup) as raised:
+    async def block(error: Exception | None) -> None:
         async with plainly(trio.open_nursery()) as nursery:
             nursery.start_soon(fail)
+            if error is not None:
+                raise error
             await trio.sleep_forever()
-    assert raised.group_contains(ValueError, match="the task's")
 
     with pytest.raises(ExceptionGroup) as raised:
-        async with plainly(trio.open_nursery()) as nursery:
-            nursery.start_soon(fail)
-            raise KeyError("the body's")
+        await block(None)
+    assert raised.group_contains(ValueError, match="the task's")
+    with pytest.raises(ExceptionGroup) as raised:
+        await block(KeyError("the body's"))
     assert raised.group_contains(ValueError)
     assert raised.group_contains(KeyError)
 
@@ -271,10 +278,8 @@ async def test_a_failing_task_of_the_nursery_stays_in_its_group() -> None:
 async def test_a_block_that_swallows_is_no_failure() -> None:
     @asynccontextmanager
     async def swallowing():
-        try:
+        with suppress(ValueError):
             yield 7
-        except ValueError:
-            pass
 
     async with plainly(swallowing()) as value:
         assert value == 7

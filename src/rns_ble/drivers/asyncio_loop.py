@@ -17,12 +17,18 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, Protocol, TypeVar, cast
+from weakref import WeakSet
 
 import trio
-import trio_asyncio
+
+with warnings.catch_warnings():
+    # On Python 3.12 and later; trio-asyncio takes from asyncio what goes in 3.14, and so do we end at 3.13.
+    warnings.filterwarnings("ignore", ".*AbstractChildWatcher.*", DeprecationWarning)
+    import trio_asyncio
 
 trio_asyncio._loop._FakedPolicy.policy = trio_asyncio._loop._original_policy
 
@@ -41,6 +47,10 @@ GONE: Final = frozenset(
     }
 )
 """What the operating system says of a socket or file that was closed by one side a moment before."""
+
+
+_leaving: Final[WeakSet[Any]] = WeakSet()
+"""Loops whose block has been left. They still run for a while, but start nothing that they would also end."""
 
 
 class AsyncioLoop(Protocol):
@@ -80,12 +90,15 @@ async def open_asyncio_loop() -> AsyncIterator[AsyncioLoop]:
     What the block raises comes out as it is, not in an exception group.
     """
     current = trio_asyncio.current_loop.get()
-    if current is not None and current.is_running():
+    if current is not None and current.is_running() and current not in _leaving:
         yield cast("AsyncioLoop", current)
         return
     async with plainly(trio_asyncio.open_loop()) as loop:
         loop.set_exception_handler(report)
-        yield loop
+        try:
+            yield loop
+        finally:
+            _leaving.add(loop)
 
 
 @asynccontextmanager

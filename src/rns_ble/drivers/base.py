@@ -137,8 +137,9 @@ class BLELink(trio.abc.Channel[bytes]):
 
         Several tasks may send at once; values go out whole, in the order of the calls.
 
-        Raises `LinkLost` when the link has ended, `ValueError` when the value is longer than
-        `value_limit`. Cancelled: the value was sent whole or not at all, and the link goes on.
+        Raises `LinkLost` when the link has ended or its `aclose` has begun, also for those that wait then;
+        `ValueError` when the value is longer than `value_limit`. Cancelled: the value was sent whole or not
+        at all, and the link goes on.
         """
 
     @abstractmethod
@@ -149,14 +150,21 @@ class BLELink(trio.abc.Channel[bytes]):
         `trio.ClosedResourceError` after our own `aclose`. Cancelled: nothing is lost.
         """
 
+    async def __anext__(self) -> bytes:
+        """Ends with the link, also where it was our own `aclose` that ended it."""
+        try:
+            return await self.receive()
+        except (trio.EndOfChannel, trio.ClosedResourceError):
+            raise StopAsyncIteration from None
+
     @abstractmethod
     async def aclose(self) -> None:
         """Really disconnect, then return. Idempotent; never raises for a peer that is gone.
 
-        Shields itself and takes at most `GOODBYE_TIMEOUT`: the caller needs neither. So, other than
-        `trio.abc.AsyncResource` has it, being cancelled does not make it forceful: a peer that was not
-        told keeps the connection for seconds. Where the other role lives on the same ACL connection, only
-        this role ends.
+        Shields itself and takes at most `GOODBYE_TIMEOUT`: the caller needs neither. So, other than with
+        `trio.abc.AsyncResource`, being cancelled does not make it forceful: a peer that was not told keeps
+        the connection for seconds. Where the other role lives on the same ACL connection, only this role
+        ends.
         """
 
 
@@ -289,6 +297,9 @@ class BLEDriverInterface(ABC):
         self, device_name: str | None = None, manufacturer_data: Mapping[int, bytes] | None = None
     ) -> None:
         """Advertise connectably with our service UUID, and go on while centrals are connected. Idempotent.
+
+        A controller that has no room for another connection does not advertise. That is no failure: `state`
+        lacks `ADVERTISING` until a link has ended, and then it goes on by itself.
 
         `device_name`: at most 8 bytes of UTF-8, for flags, a 128-bit UUID and it fill the 31 bytes. Raises
         `AdapterUnavailable`, `ConfigurationError` for what does not fit, and `RuntimeError` before `start`.

@@ -277,6 +277,28 @@ class DriverSuite(ABC):
                 await other.aclose()
                 await self.until(lambda: not central.connected_peers and not peripheral.connected_peers)
 
+    async def test_who_waits_to_send_learns_at_once_that_the_link_is_being_closed(self) -> None:
+        async with self.started(2) as (central, peripheral):
+            for who in (0, 1):
+                ends = await self.link(central, peripheral)
+                link, refused = ends[who], trio.Event()
+
+                async def send(link: BLELink = link, refused: trio.Event = refused) -> None:
+                    try:
+                        while True:
+                            await link.send(bytes(20))
+                    except LinkLost:
+                        refused.set()
+
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(send)
+                    await trio.sleep(0.2)
+                    nursery.start_soon(link.aclose)
+                    with trio.fail_after(1):  # less than BlueZ takes to disconnect
+                        await refused.wait()
+                await ends[1 - who].aclose()
+                await self.until(lambda: not central.connected_peers and not peripheral.connected_peers)
+
     async def test_what_was_sent_before_a_close_is_received_before_the_end(self) -> None:
         async with self.started(2) as (central, peripheral):
             ours, theirs = await self.link(central, peripheral)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BumbleDriver", "VirtualRadio", "serve_ether"]
 
-MISSING: Final = "driver = bumble needs the bumble library: pip install 'rns-ble[demo]'"
+MISSING: Final = "driver = bumble needs the bumble library: pip install 'rns-ble[bumble]'"
 
 _HOMES: Final = {
     "BumbleDriver": "rns_ble.drivers.hci.driver",

@@ -68,7 +68,6 @@ class AirConnection(Connection):
         self.far: AirConnection | None = None
         """The other end; none when the CONNECT_IND was not heard."""
         self._on_its_way: deque[tuple[float, ll.ControlPdu | tuple[int, bytes]]] = deque()
-        self._due = 0.0
         self._arrival: asyncio.TimerHandle | None = None
         self._supervision: asyncio.TimerHandle | None = None
 
@@ -92,6 +91,7 @@ class AirConnection(Connection):
         self._put(packet)
 
     def _put(self, pdu: ll.ControlPdu | tuple[int, bytes]) -> None:
+        due = 0.0  # at once, or as soon as all before it has arrived
         if self.radio.latency or self.radio.loss:
             repeats = self.radio.repeats(round(self.supervision_timeout / self.interval))
             if repeats is None:
@@ -99,9 +99,8 @@ class AirConnection(Connection):
                 if self.far is not None:
                     self.far.watch()
                 return
-            arrival = self.controller.loop.time() + self.radio.latency + repeats * self.interval
-            self._due = max(self._due, arrival)
-        self._on_its_way.append((self._due, pdu))
+            due = self.controller.loop.time() + self.radio.latency + repeats * self.interval
+        self._on_its_way.append((due, pdu))
         if len(self._on_its_way) == 1:
             self.pump()
 

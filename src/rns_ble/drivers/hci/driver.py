@@ -19,6 +19,7 @@ from rns_ble.drivers.base import (
     AlreadyConnected,
     BLEDevice,
     BLEDriverInterface,
+    BLEError,
     BLELink,
     ConfigurationError,
     DriverState,
@@ -114,6 +115,7 @@ class BumbleDriver(BLEDriverInterface):
             self._links: dict[int, HciLink] = {}  # by connection handle; also those that are being made
             self._scanning = Scanning(stack)
             self._advertising = Advertising(stack, self._advertising_interval)
+            nursery.start_soon(stack.watch_loop)
             try:
                 await stack.power_on(prefer_public=self._prefers_public)
                 self._address = stack.address.to_string(False)
@@ -121,7 +123,7 @@ class BumbleDriver(BLEDriverInterface):
                     with body:
                         yield
                 except Exception as error:
-                    if stack.failure is not None:
+                    if stack.failure is not None and _is_of_the_stack(error):
                         raise stack.gone() from error
                     raise
                 if stack.failure is not None:
@@ -144,7 +146,6 @@ class BumbleDriver(BLEDriverInterface):
         return self._address
 
     def set_identity(self, identity: bytes) -> None:
-        """As the contract says."""
         if len(identity) != IDENTITY_LENGTH:
             raise ValueError(f"an identity is {IDENTITY_LENGTH} bytes, not {len(identity)}")
         self._identity = bytes(identity)
@@ -152,7 +153,7 @@ class BumbleDriver(BLEDriverInterface):
     async def start(
         self, service_uuid: str, rx_char_uuid: str, tx_char_uuid: str, identity_char_uuid: str
     ) -> None:
-        """As the contract says. Also raises `ConfigurationError` for what is no UUID."""
+        """Also raises `ConfigurationError` for what is no UUID."""
         stack = self._open()
         if self._identity is None:
             raise RuntimeError("set_identity comes before start")
@@ -162,7 +163,7 @@ class BumbleDriver(BLEDriverInterface):
         self._uuids = uuids
 
     async def stop(self) -> None:
-        """As the contract says. Does nothing where the stack has failed: that ended everything."""
+        """Does nothing where the stack has failed: that ended everything."""
         if self._stack is None or self._stack.failure is not None:
             return
         await self.stop_scanning()
@@ -173,7 +174,6 @@ class BumbleDriver(BLEDriverInterface):
 
     @property
     def state(self) -> DriverState:
-        """As the contract says."""
         state = DriverState.IDLE
         if self._stack is not None and self._scanning.wanted:
             state |= DriverState.SCANNING
@@ -183,19 +183,16 @@ class BumbleDriver(BLEDriverInterface):
 
     @property
     def connected_peers(self) -> list[str]:
-        """As the contract says."""
         if self._stack is None:
             return []
         return sorted({link.address for link in self._links.values() if link.handed_over and link.live})
 
     async def start_scanning(self) -> None:
-        """As the contract says."""
         self._open()
         self._scanning.wanted = True
         await self._scanning.apply()
 
     async def stop_scanning(self) -> None:
-        """As the contract says."""
         self._open()
         self._scanning.wanted = False
         await self._scanning.apply()
@@ -203,20 +200,22 @@ class BumbleDriver(BLEDriverInterface):
     def _on_report(self, report: Any) -> None:
         """An advertising report; legacy and extended ones have the same names for what matters."""
         uuids = self._uuids
-        if uuids is None or not self._scanning.wanted or uuids.service not in report.data:
+        if uuids is None or not self._scanning.wanted:
             return
         said = decode(report.data)
-        if uuids.service in said.uuids:
-            address, sighting = self._sightings.add(report.address, report.rssi, said.name)
-            for link in self._links.values():
-                if link.address == address:
-                    link.rssi = sighting.rssi
-            self._sight(BLEDevice(address, sighting.rssi, sighting.name, said.manufacturer_data))
+        if uuids.service not in said.uuids:
+            self._sightings.complete(report.address, said)
+            return
+        address, sighting = self._sightings.add(report.address, report.rssi, said)
+        for link in self._links.values():
+            if link.address == address:
+                link.rssi = sighting.rssi
+        self._sight(BLEDevice(address, sighting.rssi, sighting.name, sighting.manufacturer_data))
 
     async def start_advertising(
         self, device_name: str | None = None, manufacturer_data: Mapping[int, bytes] | None = None
     ) -> None:
-        """As the contract says. Called again with other arguments, these count.
+        """Called again with other arguments, these count.
 
         Raises `ConfigurationError` for a name over 8 bytes, or more manufacturer data than there is room for.
         """
@@ -227,7 +226,6 @@ class BumbleDriver(BLEDriverInterface):
         await self._advertising.apply()
 
     async def stop_advertising(self) -> None:
-        """As the contract says."""
         self._open()
         self._advertising.wanted = None
         await self._advertising.apply()
@@ -273,7 +271,7 @@ class BumbleDriver(BLEDriverInterface):
         return self._service is not None and self._service.take(link, pdu)
 
     async def connect(self, address: str) -> BLELink:
-        """As the contract says. Also raises `PeerUnreachable` for an address that was not sighted before."""
+        """Also raises `PeerUnreachable` for an address that was not sighted before."""
         stack, wanted = self._open(), normalise_address(address)
         uuids, identity = self._uuids, self._identity
         if uuids is None or identity is None:
@@ -307,6 +305,13 @@ class BumbleDriver(BLEDriverInterface):
             return await stack.dial(address)
         finally:
             await self._scanning.resume()
+
+
+def _is_of_the_stack(error: Exception) -> bool:
+    """Whether a failing stack explains what the block has raised: all of it came from here."""
+    if isinstance(error, ExceptionGroup):
+        return error.split(BLEError)[1] is None
+    return isinstance(error, BLEError)
 
 
 def _static_address(address: str | None) -> hci.Address:

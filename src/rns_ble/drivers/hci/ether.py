@@ -31,6 +31,9 @@ STALL_BYTES: Final = 64 * 1024
 DROP_BYTES: Final = 1024 * 1024
 """Not yet sent to a host, at which it is given up: only events come by then, so it has not read for long."""
 
+PACKETS_A_TURN: Final = 32
+"""Packets of one host that are served before the others get their turn: more than a link has under way."""
+
 _LENGTH_FIELDS: Final = {hci.HCI_COMMAND_PACKET: (3, 1), hci.HCI_ACL_DATA_PACKET: (3, 2)}
 """Packet type → where its length field is, and how long that is, in bytes (Vol 4 Part A, 2; Part E, 5.4).
 A host sends nothing else over LE without isochronous channels."""
@@ -72,6 +75,8 @@ class _Client:
         self._waiting = bytearray()
         self._wake_up = trio.Event()
         self._overrun = trio.CancelScope()
+        # What the kernel holds back is neither seen here nor slowed down, and by default it is megabytes.
+        stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, STALL_BYTES)
         self.controller = RadioController(radio)
         self.controller.set_packet_sink(self)
 
@@ -97,8 +102,10 @@ class _Client:
     async def _receive(self) -> None:
         splitter = H4Splitter()
         async for data in self._stream:
-            for packet in splitter.feed(bytes(data)):
+            for number, packet in enumerate(splitter.feed(bytes(data)), 1):
                 self.controller.on_packet(packet)
+                if number % PACKETS_A_TURN == 0:
+                    await trio.lowlevel.checkpoint()
 
     async def _send(self) -> None:
         while True:

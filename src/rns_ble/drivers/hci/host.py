@@ -4,8 +4,8 @@
    These format every packet for the log, also when nobody reads it, and start an asyncio task for each write.
 2. What arrived before the end of a connection is handed over before that end: no task, no later callback.
 3. A connection may hold only part of the controller's buffers (`AclChannel`), and whoever sends more waits.
-4. Nothing that a stranger sends is kept: Bumble remembers every advertiser, every notified value, and the keys
-   of every pairing.
+4. Nothing that a stranger sends is kept: Bumble remembers every advertiser, every notified value, and the
+   keys of every pairing.
 """
 
 from __future__ import annotations
@@ -32,9 +32,14 @@ FEWEST_BUFFERS: Final = 4
 """Packets per connection all the same: less than that can't keep a link busy. Small dongles have 8 in all."""
 
 PAIRING_PDUS: Final = 64
-"""Pairing PDUs taken on one connection. A pairing has less than 20 each way (Vol 3 Part H, 2.4.4 and 3.6); each
-costs milliseconds of cryptography in Python, and some of them Bumble answers again and again."""
+"""Pairing PDUs taken on one connection. A pairing has less than 20 each way (Vol 3 Part H, 2.4.4 and 3.6);
+each costs milliseconds of cryptography in Python, and some of them Bumble answers again and again."""
 
+ACL_DATA: Final = bytes([hci.HCI_ACL_DATA_PACKET])
+COMPLETED: Final = bytes([hci.HCI_EVENT_PACKET, hci.HCI_NUMBER_OF_COMPLETED_PACKETS_EVENT])
+"""How the two packets begin that come with every value."""
+_ACL_HEADER: Final = 5
+"""Bytes: packet type, handle with flags, length (Vol 4 Part E, 5.4.2)."""
 _PB_CONTINUING: Final = 0b01
 
 
@@ -70,8 +75,12 @@ class AclChannel:
         self.outstanding = max(0, self.outstanding - packets)
         self._waiting.unpark_all()
 
+    def wake(self) -> None:
+        """Let those that wait look again at what they wait for."""
+        self._waiting.unpark_all()
+
     def end(self) -> None:
-        """The connection is gone."""
+        """The connection is gone, or given up."""
         self.open = False
         self.outstanding = 0
         self._waiting.unpark_all()
@@ -119,23 +128,21 @@ class RadioHost(Host):
 
     def on_packet(self, packet: bytes) -> None:
         """Data and completions by the short way, all else by Bumble's."""
-        if not packet:
-            return
-        if packet[0] == hci.HCI_ACL_DATA_PACKET and self.ready:
+        if packet[:1] == ACL_DATA and self.ready:
             self._on_acl(packet)
-        elif packet[0] == hci.HCI_EVENT_PACKET and packet[1] == hci.HCI_NUMBER_OF_COMPLETED_PACKETS_EVENT:
+        elif packet[:2] == COMPLETED:
             self._on_completed(packet)
         else:
             super().on_packet(packet)
 
     def _on_acl(self, packet: bytes) -> None:
-        header, length = struct.unpack_from("<HH", packet, 1)
+        header, length = struct.unpack("<HH", packet[1:_ACL_HEADER].ljust(4, b"\0"))
         handle = header & 0xFFF
         channel = self.channels.get(handle)
-        if channel is None or length != len(packet) - 5:
+        if channel is None or length != len(packet) - _ACL_HEADER:
             log.debug("ACL packet of %d bytes for handle %d dropped", len(packet), handle)
             return
-        pdu = channel.assemble(header >> 12 & 0b11, packet[5:])
+        pdu = channel.assemble(header >> 12 & 0b11, packet[_ACL_HEADER:])
         if pdu is None:
             return
         cid, payload = int.from_bytes(pdu[2:4], "little"), bytes(pdu[L2CAP_HEADER:])
@@ -145,9 +152,9 @@ class RadioHost(Host):
             _tolerate(handle, self.on_l2cap_pdu, connection, cid, payload)
 
     def _on_completed(self, packet: bytes) -> None:
-        if len(packet) < 4 + 4 * packet[3]:
-            return
-        for handle, count in struct.iter_unpack("<HH", packet[4 : 4 + 4 * packet[3]]):
+        """Pairs of handle and count, after how many there are (Vol 4 Part E, 7.7.19)."""
+        pairs = packet[4:]
+        for handle, count in struct.iter_unpack("<HH", pairs[: len(pairs) // 4 * 4]):
             queue = self.get_data_packet_queue(handle)
             if queue is not None:
                 queue.on_packets_completed(count, handle)
@@ -224,8 +231,8 @@ class RadioDevice(Device):
         self._on_report(report)
 
     def on_smp_pdu(self, connection_handle: int, pdu: bytes) -> None:
-        """Who wants to pair, may, within bounds. What belongs to no pairing is dropped: Bumble would begin one
-        for it, and two Bumble hosts tell each other for ever that it has failed.
+        """Who wants to pair, may, within bounds. What belongs to no pairing is dropped: Bumble would begin
+        one for it, and two Bumble hosts tell each other for ever that it has failed.
         """
         channel = self.host.channels.get(connection_handle)
         pairing = connection_handle in self.smp_manager.sessions

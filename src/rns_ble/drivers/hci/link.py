@@ -71,8 +71,8 @@ class HciLink(BLELink):
         self._sending = trio.StrictFIFOLock()
         self._inbox_send, self._inbox = trio.open_memory_channel[bytes](RECEIVE_BUFFERED)
         self._held: bytes | None = None  # a write request's value without room, not answered yet
-        self._given_up = False
         self._may_send = self.role is Role.CENTRAL
+        self._closing = False
         self._waiting = trio.lowlevel.ParkingLot()
 
     def __repr__(self) -> str:
@@ -86,22 +86,25 @@ class HciLink(BLELink):
 
     @property
     def live(self) -> bool:
-        """Whether the connection stands, and nobody has given it up."""
-        return self._channel.open and not self._given_up
+        """Whether the connection stands, and we have not given it up."""
+        return self._channel.open
 
     # --- values out ---
 
     async def send(self, value: bytes) -> None:
-        """As the contract says. As peripheral it first waits until the central has subscribed to TX."""
+        """As peripheral it first waits until the central has subscribed to TX."""
         if len(value) > self.value_limit:
             raise ValueError(f"a value of {len(value)} bytes; this link carries {self.value_limit}")
         packets = self._channel.packets(ATT_HEADER + len(value))
         async with self._sending:
-            while self.live and not self._may_send:
-                await self._waiting.park()
-            while self.live and not self._channel.has_room(packets):
-                await self._channel.wait()
-            if not self.live:
+            while self.live and not self._closing:
+                if not self._may_send:
+                    await self._waiting.park()
+                elif not self._channel.has_room(packets):
+                    await self._channel.wait()
+                else:
+                    break
+            else:
                 raise LinkLost(f"the link to {self.address} has ended")
             assert self.value_handle is not None
             length = ATT_HEADER + len(value)
@@ -117,18 +120,10 @@ class HciLink(BLELink):
     # --- values in ---
 
     async def receive(self) -> bytes:
-        """As the contract says."""
         value = await self._inbox.receive()
         if self._held is not None:
             self._take_held()
         return value
-
-    async def __anext__(self) -> bytes:
-        """The iteration ends with the link, also where it was our own `aclose` that ended it."""
-        try:
-            return await self.receive()
-        except (trio.EndOfChannel, trio.ClosedResourceError):
-            raise StopAsyncIteration from None
 
     def on_value(self, value: bytes) -> None:
         """A write command or a notification of the peer's."""
@@ -168,7 +163,8 @@ class HciLink(BLELink):
 
     def send_pdu(self, pdu: bytes) -> None:
         """A request, a response or a confirmation: ATT allows one at a time, so no room is waited for."""
-        self._stack.host.send_l2cap_pdu(self.connection.handle, att.ATT_CID, pdu)
+        if self.live:  # the handle may be another connection's by now
+            self._stack.host.send_l2cap_pdu(self.connection.handle, att.ATT_CID, pdu)
 
     def on_server_pdu(self, pdu: bytes) -> None:
         """What the peer says as a server: the odd operation codes."""
@@ -191,13 +187,16 @@ class HciLink(BLELink):
             self.client.end()
 
     async def aclose(self) -> None:
-        """As the contract says. What was sent before gets `DRAIN_TIMEOUT` to leave."""
+        """What was sent before gets `DRAIN_TIMEOUT` to leave."""
         self._inbox.close()
+        self._closing = True  # who waits to send learns it now, and may use another link
+        self._waiting.unpark_all()
+        self._channel.wake()
         with trio.CancelScope(shield=True):
             with trio.move_on_after(DRAIN_TIMEOUT):
                 while self._channel.outstanding:
                     await self._channel.wait()
             if not await self._stack.disconnect(self.connection):
-                self._given_up = True
+                self._channel.end()
                 self.on_disconnected()
             await trio.lowlevel.checkpoint()

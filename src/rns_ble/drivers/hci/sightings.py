@@ -1,15 +1,21 @@
-"""What is remembered of the addresses that advertise our service: the type, which a connect needs."""
+"""What is remembered of the addresses that advertise our service.
+
+The type, which a connect needs, and what advertisement and scan response have said together.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from rns_ble.protocol.advertisement import known_rssi, normalise_address
 
 if TYPE_CHECKING:
     from bumble import hci
+
+    from rns_ble.drivers.hci.advertising_data import Report
 
 REMEMBERED: Final = 512
 """Addresses; several times what the mesh remembers (100), so that none is forgotten here first."""
@@ -24,6 +30,7 @@ class Sighting:
     rssi: int | None = None
     """dBm."""
     name: str | None = None
+    manufacturer_data: Mapping[int, bytes] = field(default_factory=dict)
 
 
 class Sightings:
@@ -35,16 +42,26 @@ class Sightings:
     def __len__(self) -> int:
         return len(self._known)
 
-    def add(self, address: hci.Address, rssi: int, name: str | None) -> tuple[str, Sighting]:
-        """`rssi` as the controller gave it; without a name the address keeps the one it had."""
+    def add(self, address: hci.Address, rssi: int, said: Report) -> tuple[str, Sighting]:
+        """A report that carries our service. `rssi` as the controller gave it."""
         text = normalise_address(address.to_string(False))
         sighting = self._known.setdefault(text, Sighting(address))
         self._known.move_to_end(text)
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         sighting.address, sighting.rssi = address, known_rssi(rssi)
-        sighting.name = name or sighting.name
+        self._complete(sighting, said)
         return text, sighting
+
+    def complete(self, address: hci.Address, said: Report) -> None:
+        """The other half: the scan response may bring a name or flags, and not the service again."""
+        sighting = self._known.get(normalise_address(address.to_string(False)))
+        if sighting is not None:
+            self._complete(sighting, said)
+
+    def _complete(self, sighting: Sighting, said: Report) -> None:
+        sighting.name = said.name or sighting.name
+        sighting.manufacturer_data = said.manufacturer_data or sighting.manufacturer_data
 
     def address(self, text: str) -> hci.Address | None:
         """The address with its type."""

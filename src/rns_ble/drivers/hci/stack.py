@@ -156,8 +156,7 @@ class Stack:
                 await self._wind_down()
             if self.failure is None:
                 self.failure = AdapterUnavailable("the driver was left")
-            self.host.end_channels()
-            self.host.emit("flush")  # ends what Bumble still waits for, and the links that would not end
+            self._end_connections()
 
     async def _wind_down(self) -> None:
         try:
@@ -168,6 +167,14 @@ class Stack:
             await self.call(self.device.send_sync_command, hci.HCI_Reset_Command())
         except (hci.HCI_Error, AdapterUnavailable) as error:
             log.debug("%s was not reset: %s", self._transport.name, error)
+
+    async def watch_loop(self) -> None:
+        """Fail when the loop ends, as it does where another driver has opened it and is left before."""
+        try:
+            await self.loop.run_aio_coroutine(asyncio.Event().wait())
+        except asyncio.CancelledError:
+            name = self._transport.name
+            self.fail(AdapterUnavailable(f"{name} lost its asyncio loop: the driver that opened it was left"))
 
     # --- commands ---
 
@@ -213,9 +220,13 @@ class Stack:
         self._opening.cancel()
         if self._dial is not None:
             self._dial.end()
-        self.host.end_channels()
-        self.host.emit("flush")  # ends the connections, for Bumble and for us
+        self._end_connections()
         self._on_failure(error)
+
+    def _end_connections(self) -> None:
+        """For Bumble and for us: also what Bumble still waits for."""
+        self.host.end_channels()
+        self.host.emit("flush")
 
     def _on_lost(self, _terminated: object) -> None:
         self.fail(AdapterUnavailable(f"{self._transport.name} is gone: {RESTART_IT}"))

@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
+from bumble import hci
 
 from rns_ble.drivers.base import AdapterUnavailable
 
@@ -101,8 +102,7 @@ class Advertising:
             self._on, self.refused = wanted, False
             milliseconds = self._interval * 1000
             try:
-                await self._stack.call_or_fail(
-                    "to advertise",
+                await self._stack.call(
                     device.start_advertising,
                     own_address_type=self._stack.own_address_type,
                     advertising_data=wanted.data,
@@ -110,6 +110,10 @@ class Advertising:
                     advertising_interval_min=milliseconds,
                     advertising_interval_max=milliseconds,
                 )
+            except hci.HCI_Error as error:
+                # As many connections as it can have: no failure. The end of one lets us try again.
+                self._on, self.refused = None, True
+                log.debug("not advertising for now: %s", error.error_name)
             except AdapterUnavailable:
                 self._on = None
                 raise
@@ -123,5 +127,4 @@ class Advertising:
         try:
             await self.apply()
         except AdapterUnavailable as error:
-            self.refused = True
-            log.debug("not advertising for now: %s", error)
+            log.debug("not advertising any more: %s", error)

@@ -14,6 +14,7 @@ from bumble.transport.common import StreamPacketSink, TransportSpecError
 
 from rns_ble.drivers.base import AdapterUnavailable, BLEError, ConfigurationError, PermissionDenied
 from rns_ble.drivers.hci.controller import RadioController
+from rns_ble.drivers.hci.pacer import Pacer
 from rns_ble.drivers.hci.radio import VirtualRadio
 
 if TYPE_CHECKING:
@@ -80,12 +81,14 @@ async def open_transport(loop: AsyncioLoop, where: str | VirtualRadio) -> AsyncI
             opened = await loop.run_aio_coroutine(bumble.transport.open_transport(where))
     except Exception as error:
         raise explain(where, error) from error
+    stream: Any = opened.sink.transport if isinstance(opened.sink, StreamPacketSink) else None
     try:
-        yield Transport(where, opened.source, opened.sink)
+        yield Transport(where, Pacer(loop, opened.source, stream), opened.sink)
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT):
-            await loop.run_aio_coroutine(opened.close())
-            if isinstance(opened.sink, StreamPacketSink):
+            if loop.is_running():  # else nothing of the transport runs any more
+                await loop.run_aio_coroutine(opened.close())
+            if loop.is_running() and stream is not None:
                 # The socket is closed by a later callback, which tells it in this way.
                 await loop.run_aio_future(opened.source.terminated)
 
