@@ -82,7 +82,7 @@ async def test_without_bumble_the_names_say_how_to_install_it(monkeypatch) -> No
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "bumble", None)
     for name in ("BumbleDriver", "VirtualRadio", "serve_ether"):
-        with pytest.raises(ConfigurationError, match=r"pip install 'rns-ble\[demo\]'"):
+        with pytest.raises(ConfigurationError, match=r"pip install 'rns-ble\[bumble\]'"):
             getattr(package, name)
     with pytest.raises(AttributeError):
         _ = package.nonsense

@@ -10,7 +10,6 @@ import logging
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
-from bumble import hci
 
 from rns_ble.drivers.base import AdapterUnavailable
 
@@ -102,7 +101,8 @@ class Advertising:
             self._on, self.refused = wanted, False
             milliseconds = self._interval * 1000
             try:
-                await self._stack.call(
+                await self._stack.call_or_fail(
+                    "to advertise",
                     device.start_advertising,
                     own_address_type=self._stack.own_address_type,
                     advertising_data=wanted.data,
@@ -110,13 +110,13 @@ class Advertising:
                     advertising_interval_min=milliseconds,
                     advertising_interval_max=milliseconds,
                 )
-            except hci.HCI_Error as error:
-                # As many connections as it can have: no failure. The end of one lets us try again.
-                self._on, self.refused = None, True
-                log.debug("not advertising for now: %s", error.error_name)
-            except AdapterUnavailable:
+            except AdapterUnavailable as error:
                 self._on = None
-                raise
+                if self._stack.failure is not None or not device.connections:
+                    raise
+                # As many connections as it can have: no failure. The end of one lets us try again.
+                self.refused = True
+                log.debug("not advertising for now: %s", error)
 
     def ended_by_connection(self) -> None:
         """A central has connected, and the controller has stopped."""
