@@ -37,6 +37,10 @@ ATTEMPT_INTERVAL: Final = 5.0
 """Seconds between the starts of two attempts at one address (ble-reticulum's figure): faster only meets
 the peer in the state that made the first attempt fail."""
 
+ATTEMPT_PATIENCE: Final = 5.0
+"""Seconds that an attempt has the radio for itself while others wait for it. An advertiser is heard by then:
+the slowest intervals in use are 1 to 2 s. One that is gone would hold the radio for `connection_timeout`."""
+
 SEEN_RECENTLY: Final = 30.0
 """Seconds after which a sighting says nothing any more. ble-reticulum's score gives it 0 points then; a
 peer that still advertised would have been seen again some ten times."""
@@ -69,6 +73,7 @@ class Verdict(enum.Enum):
     CENTRAL_ONLY = "it takes no connections (central-only)"
     TOO_WEAK = "signal below min_rssi"
     NOT_SEEN = "not seen lately"
+    NOT_SEEN_SINCE = "not seen since its last link or attempt"
     NO_PLACE = "max_connections reached"
 
 
@@ -106,6 +111,10 @@ class Candidate:
     failures: int = 0
     """Consecutive."""
     last_attempt: float = -math.inf
+    """Its start."""
+    used_until: float = -math.inf
+    """When the last attempt or link ended. Only a sighting after it says that the address is still in use: a
+    phone, or a node that was restarted, comes back under another one."""
     blacklisted_until: float = -math.inf
     told: Verdict | None = None
     """The verdict last logged: each change is one line."""
@@ -126,6 +135,9 @@ class Attempt:
         """Borrow, or raise `trio.WouldBlock` and borrow nothing. Records the attempt in the candidate."""
         self.candidate = candidate
         self.address = candidate.address
+        self._since = now
+        self.scope = trio.CancelScope()
+        """Cancelled when others wait for the radio: see `ATTEMPT_PATIENCE`."""
         self._limiters: list[trio.CapacityLimiter] = []
         try:
             for limiter in limiters:
@@ -140,6 +152,11 @@ class Attempt:
         while self._limiters:
             self._limiters.pop().release_on_behalf_of(self)
 
+    @property
+    def gives_way_at(self) -> float:
+        """When it may be cancelled for others; never, once it has been."""
+        return math.inf if self.scope.cancel_called else self._since + ATTEMPT_PATIENCE
+
     def give_up_place(self, places: trio.CapacityLimiter) -> None:
         """Give one limiter back early: its link takes the place in the same step."""
         self._limiters.remove(places)
@@ -151,6 +168,7 @@ class Attempt:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.candidate.used_until = trio.current_time()
         self._release()
 
 
@@ -260,10 +278,12 @@ class Admission:
             return Decision(Verdict.BLACKLISTED, c.blacklisted_until)
         if now < c.last_attempt + ATTEMPT_INTERVAL:
             return Decision(Verdict.PACED, c.last_attempt + ATTEMPT_INTERVAL)
+        if c.last_seen < c.used_until:
+            return Decision(Verdict.NOT_SEEN_SINCE)
         if not self.places.available_tokens:
             return Decision(Verdict.NO_PLACE)
         if not self.radio.available_tokens:
-            return Decision(Verdict.RADIO_BUSY)
+            return Decision(Verdict.RADIO_BUSY, min(attempt.gives_way_at for attempt in self._attempts()))
         return Decision(Verdict.DIAL)
 
     def _tell(self, candidate: Candidate, verdict: Verdict) -> None:
@@ -289,14 +309,24 @@ class Admission:
             yield borrower
 
     def due(self, now: float) -> tuple[list[Candidate], float]:
-        """Those to dial now, best first, and when to ask again at the latest."""
+        """Those to dial now, best first, and when to ask again at the latest.
+
+        Attempts that had their time while others wait for the radio are cancelled.
+        """
         ready = []
         ask_again = math.inf
+        waiting = False
         for candidate in self.candidates.values():
             decision = self.decide(candidate, now)
             if decision.verdict is Verdict.DIAL:
                 ready.append(candidate)
             ask_again = min(ask_again, decision.until)
+            waiting = waiting or decision.verdict is Verdict.RADIO_BUSY
+        if waiting:
+            for attempt in self._attempts():
+                if now >= attempt.gives_way_at:
+                    log.debug("%s given up for others that wait", attempt.address)
+                    attempt.scope.cancel()
         ready.sort(key=lambda c: c.score(now), reverse=True)
         return ready, ask_again
 
@@ -355,7 +385,7 @@ class Admission:
                 self.failed(dialled, now)
         for candidate in self.candidates.values():
             if candidate.address == link.address or candidate.identity == identity:
-                candidate.seen_since = now
+                candidate.seen_since = candidate.used_until = now
 
     # --- status ---
 

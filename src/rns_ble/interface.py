@@ -57,10 +57,10 @@ LOG_LEVELS: Final[tuple[tuple[int, int], ...]] = (
     (logging.CRITICAL, RNS.LOG_CRITICAL),
     (logging.ERROR, RNS.LOG_ERROR),
     (logging.WARNING, RNS.LOG_WARNING),
-    (logging.INFO, RNS.LOG_INFO),
+    (logging.INFO, RNS.LOG_NOTICE),
 )
-"""Python's level → Reticulum's of the same name, which has more of them; all below INFO is DEBUG. Of these
-rnsd shows INFO and above unless told otherwise."""
+"""Python's level → Reticulum's; all below INFO is DEBUG. INFO says that the interface is online and which
+peers come and go, which a user wants to see without asking: rnsd shows NOTICE unless told otherwise."""
 
 
 class _Common(Interface):  # type: ignore[misc]  # RNS has no types

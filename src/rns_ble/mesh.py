@@ -112,6 +112,7 @@ class Mesh:
         self._strangers = trio.CapacityLimiter(config.max_connections)
         # Parked here: who waits for a link, an attempt or a candidate to change.
         self._changes = trio.lowlevel.ParkingLot()
+        self._losses = trio.lowlevel.ParkingLot()
         self._ask_again = math.inf
         self._nursery: trio.Nursery
 
@@ -148,7 +149,8 @@ class Mesh:
         while pause > 0:
             await trio.sleep(SCAN_WINDOW)
             await self._driver.stop_scanning()
-            await trio.sleep(pause)
+            with trio.move_on_after(pause):
+                await self._losses.park()  # a peer that was lost may be back within its grace
             await self._driver.start_scanning()
 
     async def _advertise(self) -> None:
@@ -198,7 +200,7 @@ class Mesh:
     async def _attempt(self, attempt: Attempt) -> None:
         candidate = attempt.candidate
         try:
-            with attempt:
+            with attempt, attempt.scope:
                 with trio.fail_after(self._config.connection_timeout):
                     link = await self._driver.connect(attempt.address)
                 await self._hand_over(link, link.peer_identity, attempt)
@@ -293,6 +295,7 @@ class Mesh:
         now = trio.current_time()
         proven = session.heard_anything or session.closed_by_us or now - session.since >= PROVEN_AFTER
         self.admission.link_ended(session.link, peer.identity, now, proven=proven)
+        self._losses.unpark_all()
         self._changes.unpark_all()
 
     def peer_ended(self, peer: Peer) -> None:
@@ -345,7 +348,8 @@ async def supervise(
         except* BLEError as group:
             reason = _reason(group)
             # The same reason again is no news: an adapter that is missing is said once.
-            log.log(logging.DEBUG if reason == told else logging.ERROR, "offline: %s", reason)
+            level = logging.DEBUG if reason == told else logging.ERROR
+            log.log(level, "offline: %s (trying again by itself)", reason)
             told = reason
         except* Exception as group:
             reason = _reason(group)

@@ -271,7 +271,7 @@ def test_a_key_that_nobody_knows_is_a_warning_and_one_that_is_not_needed_a_notic
     said = [line for line in rnsd.lines if "unknown key" in line or "not needed" in line]
     assert said == [
         "[Warning]  BLEInterface[Porch]: unknown key max_conections: did you mean max_connections?",
-        "[Info]     BLEInterface[Porch]: service_discovery_delay is not needed: services are read when the "
+        "[Notice]   BLEInterface[Porch]: service_discovery_delay is not needed: services are read when the "
         "Bluetooth stack says that they are resolved",
     ]
     assert rnsd.terminate() == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import trio
 from hypothesis import given
@@ -10,6 +12,9 @@ from hypothesis import strategies as st
 from rns_ble.admission import Admission, Candidate, Verdict
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import BLEDevice, BLELink, Role
+from rns_ble.testing.virtual_time import run_in_virtual_time
+
+pytestmark = pytest.mark.virtual_time  # which stands still here: the tests say what time it is
 
 OWN = "02:00:00:00:00:10"
 HIGHER = "02:00:00:00:00:20"
@@ -145,6 +150,35 @@ async def test_a_link_takes_the_place_of_its_attempt_in_one_step() -> None:
     assert admission.places.borrowed_tokens == 0
 
 
+async def test_after_a_link_or_an_attempt_only_a_new_sighting_counts() -> None:
+    admission = admission_of()
+    candidate = seen(admission, now=-10)
+    with admission.begin(candidate, -10):
+        pass  # ends at 0, on the clock
+    assert admission.decide(candidate, 1).verdict is Verdict.NOT_SEEN_SINCE
+    seen(admission, now=1)
+    assert admission.decide(candidate, 1).verdict is Verdict.DIAL
+    link = Link("02:00:00:00:00:77")
+    admission.identified(HIGHER, IDENTITY)
+    assert admission.take_place(link, None)
+    admission.link_ended(link, IDENTITY, 2, proven=True)
+    assert admission.decide(candidate, 2).verdict is Verdict.NOT_SEEN_SINCE
+
+
+async def test_an_attempt_gives_way_after_a_while_if_others_wait() -> None:
+    admission = admission_of()
+    candidate = seen(admission)
+    with admission.begin(candidate, 0) as attempt:
+        assert admission.due(4) == ([], math.inf)
+        assert not attempt.scope.cancel_called
+        seen(admission, "02:00:00:00:00:30", now=4)
+        assert admission.due(4) == ([], 5)
+        assert not attempt.scope.cancel_called
+        admission.due(5)
+        assert attempt.scope.cancel_called
+    assert candidate.failures == 0
+
+
 async def test_only_the_dialled_address_is_judged_by_its_link() -> None:
     admission = admission_of()
     candidate = seen(admission)
@@ -248,4 +282,4 @@ def test_whatever_happens_the_limiters_tell_the_truth(steps: list[tuple[str, int
             assert len(admission.candidates) <= 4
             assert set(flying) <= set(admission.candidates)
 
-    trio.run(main)
+    run_in_virtual_time(main)

@@ -143,7 +143,7 @@ def reticulum_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, i
     logger.setLevel(before[2])
 
 
-def test_levels_go_to_reticulums_of_the_same_name(reticulum_log):
+def test_levels_go_to_reticulums_and_info_is_its_notice(reticulum_log):
     interface._bridge_logging()
     log = logging.getLogger("rns_ble.anything")
     for level in (logging.CRITICAL, logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG, 5):
@@ -152,7 +152,7 @@ def test_levels_go_to_reticulums_of_the_same_name(reticulum_log):
         ("rns_ble: level 50", RNS.LOG_CRITICAL),
         ("rns_ble: level 40", RNS.LOG_ERROR),
         ("rns_ble: level 30", RNS.LOG_WARNING),
-        ("rns_ble: level 20", RNS.LOG_INFO),
+        ("rns_ble: level 20", RNS.LOG_NOTICE),
         ("rns_ble: level 10", RNS.LOG_DEBUG),
     ]
 
@@ -164,12 +164,12 @@ def test_what_reticulum_would_not_show_is_not_even_formatted(reticulum_log, monk
         def __str__(self):
             raise AssertionError("formatted")
 
-    monkeypatch.setattr(RNS, "loglevel", RNS.LOG_NOTICE)
+    monkeypatch.setattr(RNS, "loglevel", RNS.LOG_WARNING)
     logging.getLogger("rns_ble.mesh").info("%s", Expensive())
     assert reticulum_log == []
-    monkeypatch.setattr(RNS, "loglevel", RNS.LOG_INFO)
+    monkeypatch.setattr(RNS, "loglevel", RNS.LOG_NOTICE)
     logging.getLogger("rns_ble.mesh").info("shown at once")
-    assert reticulum_log == [("rns_ble: shown at once", RNS.LOG_INFO)]
+    assert reticulum_log == [("rns_ble: shown at once", RNS.LOG_NOTICE)]
 
 
 def test_a_line_is_headed_by_its_interface(reticulum_log):

@@ -346,6 +346,34 @@ async def test_a_peer_out_of_range_leaves_after_the_grace_and_joins_when_it_is_b
     assert one.history == ["up", "joined a2", "left a2", "joined a2", "left a2", "down: stopped"]
 
 
+@pytest.mark.parametrize("mode", ["aggressive", "balanced"])
+@pytest.mark.parametrize("new_address", ["02:00:00:00:00:09", "02:00:00:00:00:03"])
+async def test_a_node_that_comes_back_under_another_address_is_not_kept_waiting(mode, new_address) -> None:
+    air = Air()
+    one = Node(air, 5, config(power_mode=mode))
+    # The lower address is ours in one case and theirs in the other; the old one is dialled in neither.
+    async with running(one):
+        async with running(Node(air, 2)):
+            await until(lambda: one.peers)
+            await trio.sleep(60)
+        other = Node(air, 2, driver=MockBLEDriver(air, new_address))
+        async with running(other):
+            assert await until(lambda: linked(one, other) and one.driver.links) < 6
+    assert [address for _, source, address in air.connects if source == address_of(5)] in ([], [new_address])
+
+
+async def test_an_address_that_is_gone_does_not_hold_up_the_others() -> None:
+    air = Air()
+    node = Node(air, 1)
+    air.hanging.add(address_of(2))
+    async with running(node), await stranger(air, 2) as gone:
+        await start(gone)
+        await until(lambda: air.connects)
+        await gone.stop()
+        async with running(Node(air, 3, config(dial_grace=3600))) as _:
+            assert await until(lambda: node.peers) < 7
+
+
 async def test_a_dead_node_is_replaced_by_itself() -> None:
     air = Air()
     one = Node(air, 1)
@@ -501,7 +529,9 @@ async def test_the_mesh_restarts_with_back_off_when_the_driver_fails(caplog) -> 
         assert one.peers == {}
         await trio.sleep(200)
         failed = [r for r in caplog.records if r.levelno >= logging.ERROR]
-        assert [r.getMessage() for r in failed] == ["offline: the adapter was unplugged: plug it in again"]
+        assert [r.getMessage() for r in failed] == [
+            "offline: the adapter was unplugged: plug it in again (trying again by itself)"
+        ]
         one.driver.repair()
         assert await until(lambda: linked(one, other), 200) < 100
     assert one.history[:4] == [
