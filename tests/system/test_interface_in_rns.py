@@ -133,8 +133,8 @@ def test_two_interfaces_live_and_end_apart(reticulum: Reticulum):
     assert ended[len("BLEInterface[") : -1] not in result["left"][0]
     output = reticulum.processes[-1].lines
     for name in ("Porch", "Attic"):
-        assert f"[Info]     BLEInterface[{name}]: online" in output
-        assert f"[Info]     BLEInterface[{name}]: peer <{IDENTITY.hex()}> joined" in output
+        assert f"[Notice]   BLEInterface[{name}]: online" in output
+        assert f"[Notice]   BLEInterface[{name}]: peer <{IDENTITY.hex()}> joined" in output
 
 
 # --- the end, and what goes wrong ---
@@ -175,7 +175,8 @@ def test_a_driver_that_fails_is_started_again(reticulum: Reticulum):
     reticulum.configure({"Porch": {}})
     assert reticulum.scenario("driver_fails_and_recovers") == {"online": [True, True], "peer": PEER}
     assert (
-        "[Error]    BLEInterface[Porch]: offline: the adapter was unplugged: plug it in again"
+        "[Error]    BLEInterface[Porch]: offline: the adapter was unplugged: plug it in again "
+        "(trying again by itself)"
         in reticulum.processes[-1].lines
     )
 
@@ -200,7 +201,7 @@ def test_a_signal_ends_rnsd(reticulum: Reticulum, number):
     rnsd = reticulum.rnsd()
     rnsd.wait_for("joined")
     assert rnsd.terminate(number) == 0
-    assert f"[Info]     BLEInterface[Porch]: peer <{IDENTITY.hex()}> left" in rnsd.lines
+    assert f"[Notice]   BLEInterface[Porch]: peer <{IDENTITY.hex()}> left" in rnsd.lines
 
 
 def test_a_stack_that_hangs_does_not_keep_rnsd_from_ending(reticulum: Reticulum):
