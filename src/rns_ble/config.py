@@ -6,6 +6,7 @@ Rules:
    and what it does. Parsing, error messages and the documentation (`KEYS`) are made from that alone.
 2. A `BLEConfig` that exists is valid, however it was made.
 3. A value that can't be used is an error that names key, value and what is allowed; never replaced silently.
+   All of a section's are reported at once, a line each.
 4. A key that we don't know is a warning, for the section may come from another version; keys of Reticulum's
    own are none of our business.
 """
@@ -31,16 +32,6 @@ T = TypeVar("T")
 
 DRIVERS: Final = ("bleak", "bumble")
 POWER_MODES: Final = ("aggressive", "balanced", "saver")
-
-TRANSPORTS: Final = MappingProxyType(
-    {
-        "usb:0": "the first USB dongle",
-        "serial:/dev/ttyACM0,1000000": "an HCI controller on a serial port, with its speed",
-        "hci-socket:0": "an adapter of Linux, taken away from BlueZ",
-        "tcp-client:HOST:PORT": "a controller behind TCP, for example a virtual one",
-    }
-)
-"""HCI transports worth naming in a message; the bumble library knows some more."""
 
 DEVICE_NAME_BYTES: Final = 8
 """Flags (3 bytes), a 128-bit UUID (18) and the name with its 2-byte header share the 31 bytes of a legacy
@@ -102,13 +93,14 @@ class Key:
         """What is allowed, in words."""
         unit = f" {self.unit}" if self.unit else ""
         if self.choices:
-            words = " or ".join(self.choices)
+            *others, last = self.choices
+            words = f"{', '.join(others)} or {last}"
         elif self.minimum is not None:
-            words = f"{self.kind} from {self.minimum:g} to {self.maximum:g}{unit}"
+            words = f"{_KIND_WORDS[self.kind]} from {self.minimum:g} to {self.maximum:g}{unit}"
         elif self.maximum_bytes is not None:
-            words = f"{self.kind} of 1 to {self.maximum_bytes} bytes of UTF-8"
+            words = f"{_KIND_WORDS[self.kind]} of 1 to {self.maximum_bytes} bytes of UTF-8"
         else:
-            words = self.kind
+            words = _KIND_WORDS[self.kind]
         return f"{words}, or nothing" if self.optional else words
 
     def parse(self, value: object) -> object:
@@ -140,7 +132,7 @@ class Key:
     def _error(self, value: object) -> ConfigurationError:
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
         quote = "; put a value with a comma in quotes" if isinstance(value, list) else ""
-        return ConfigurationError(f"{self.name} = {shown}: allowed is {self.allowed}{quote}")
+        return ConfigurationError(f"{self.name} = {shown}; allowed: {self.allowed}{quote}")
 
 
 def _text(value: object) -> str:
@@ -180,6 +172,18 @@ def _uuid(value: object) -> str:
 _PARSERS: Final[Mapping[str, Callable[[object], object]]] = MappingProxyType(
     {"text": _text, "yes/no": _yes_no, "integer": _integer, "number": _number, "UUID": _uuid}
 )
+
+
+_KIND_WORDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "text": "a text",
+        "yes/no": "yes or no",
+        "integer": "an integer",
+        "number": "a number",
+        "UUID": "a UUID",
+    }
+)
+"""What a message calls a value of each kind."""
 
 
 def _key(default: T, kind: str, doc: str, **rest: Any) -> T:
@@ -292,28 +296,34 @@ class BLEConfig:
     )
 
     def __post_init__(self) -> None:
-        """Check every value alone, then together."""
+        """Check every value alone, then together, and raise one error for all that is wrong."""
+        wrong = []
         for key in KEYS:
-            object.__setattr__(self, key.name, key.parse(getattr(self, key.name)))
-        if not (self.enable_central or self.enable_peripheral):
-            raise ConfigurationError(
+            try:
+                object.__setattr__(self, key.name, key.parse(getattr(self, key.name)))
+            except ConfigurationError as error:
+                wrong.append(str(error))
+        # A value that was refused is still as it was given, and fulfils none of these.
+        if self.enable_central is False and self.enable_peripheral is False:
+            wrong.append(
                 "enable_central = no, enable_peripheral = no: at least one of them must be yes, "
                 "or the interface can reach nobody"
             )
         if self.driver == "bumble" and self.transport is None:
-            known = "; ".join(f"{transport} ({what})" for transport, what in TRANSPORTS.items())
-            raise ConfigurationError(f"driver = bumble: needs transport, one of: {known}")
+            wrong.append("driver = bumble needs transport, for example usb:0 or serial:/dev/ttyACM0,1000000")
+        if wrong:
+            raise ConfigurationError("\n".join(wrong))
 
     @classmethod
     def from_section(cls, section: Mapping[str, object]) -> BLEConfig:
         """From a section as Reticulum hands it over: strings, lists (values with commas) or typed values.
 
-        Raises `ConfigurationError`. Logs a warning for each key that nobody knows or that has no effect,
-        and a notice for each that is not needed.
+        Raises `ConfigurationError`, with a line for each value that can't be used. Logs a warning for each
+        key that nobody knows or that has no effect, and a notice for each that is not needed.
         """
-        known = {key.name: key for key in KEYS}
-        values = {name: known[name].parse(value) for name, value in section.items() if name in known}
-        config = cls(**values)  # type: ignore[arg-type]  # each value was parsed by the key of its field
+        known = {key.name for key in KEYS}
+        values = {name: value for name, value in section.items() if name in known}
+        config = cls(**values)  # type: ignore[arg-type]  # each value is parsed by the key of its field
         for name in section:
             if name in UNNEEDED:
                 log.info("%s is not needed: %s", name, UNNEEDED[name])

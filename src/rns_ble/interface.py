@@ -107,7 +107,8 @@ class BLEInterface(_Common):
             self.config = BLEConfig.from_section(configuration)
             self.driver = driver or (type(self).driver_class or _make_driver)(self.config)
         except BLEError as error:
-            log.error("can't be used: %s", error)  # noqa: TRY400  (Reticulum logs the traceback)
+            for line in str(error).splitlines():
+                log.error("can't be used: %s", line)  # noqa: TRY400  (Reticulum logs the traceback)
             raise
         finally:
             current_interface.reset(heading)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -13,13 +14,14 @@ import pytest
 import trio
 from bumble.transport.common import TransportInitError, TransportSpecError
 
+import rns_ble.drivers.hci
 import rns_ble.drivers.hci.stack
 import rns_ble.drivers.hci.transports
 from rns_ble.drivers.asyncio_loop import open_asyncio_loop
 from rns_ble.drivers.base import AdapterUnavailable, BLEError, ConfigurationError, PermissionDenied
 from rns_ble.drivers.hci import BumbleDriver
 from rns_ble.drivers.hci.pacer import RESUME_AT, Pacer
-from rns_ble.drivers.hci.transports import explain
+from rns_ble.drivers.hci.transports import Transport, check_name, explain
 
 
 class USBErrorAccess(Exception):
@@ -37,6 +39,7 @@ def pyserial(number: int) -> OSError:
     ("name", "error", "kind", "advice"),
     [
         ("usb:0", TransportInitError("device not found"), AdapterUnavailable, "plug the dongle in"),
+        ("usb:0", TransportInitError("device not found"), AdapterUnavailable, "the user may write to it"),
         ("usb:0", USBErrorAccess(), PermissionDenied, "udev rule"),
         ("usb:0", ImportError("no libusb"), AdapterUnavailable, "library that is missing"),
         ("serial:/dev/x", FileNotFoundError(errno.ENOENT, "no such file"), AdapterUnavailable, "by-id"),
@@ -63,6 +66,37 @@ def test_the_message_says_what_to_do(name, error, kind, advice) -> None:
     assert type(explained) is kind
     assert name in str(explained)
     assert advice in str(explained)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("usb:0", "unplug it and plug it in again"),
+        ("serial:/dev/ttyACM0,1000000", "unplug it and plug it in again"),
+        ("tcp-client:h:1", "start what listens there again; for a virtual radio that is `rns-ble ether`"),
+        ("unix:/run/hci", "restart what serves it"),
+    ],
+)
+def test_how_it_is_restarted_depends_on_the_kind_of_transport(name, advice) -> None:
+    assert Transport(name, None, None).restart == advice
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("foo", "there is no kind of transport 'foo'; there is, for example, usb:0, "),
+        ("usb", "transport = usb does not say which one; for example usb:0, "),
+    ],
+)
+def test_a_name_that_no_transport_has(name, message) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        check_name(name)
+    assert str(raised.value).startswith(message)
+
+
+def test_bumbles_own_log_does_not_reach_stderr_where_nobody_asked_for_it() -> None:
+    handlers = logging.getLogger("bumble").handlers
+    assert any(isinstance(handler, logging.NullHandler) for handler in handlers)
 
 
 async def entering(transport: str) -> BLEError:
@@ -196,7 +230,7 @@ async def test_a_server_that_hangs_up() -> None:
     async with serving(hang_up) as transport:
         error = await entering(transport)
     assert type(error) is AdapterUnavailable
-    assert "is gone" in str(error)
+    assert "is gone: start what listens there again" in str(error)
 
 
 async def test_a_server_that_is_no_controller(monkeypatch) -> None:

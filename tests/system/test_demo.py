@@ -137,9 +137,29 @@ async def test_a_demo_that_takes_too_long_says_what_is_missing(tmp_path: Path) -
             check=False,
         )
     assert (outcome.returncode, outcome.stderr) == (1, b"")
-    assert b"not everything arrived within 0.5 s" in outcome.stdout
+    assert b"not everything arrived within 0.5 s; give it longer with --timeout, or " in outcome.stdout
+    assert b"--keep" in outcome.stdout
     assert b"node 2 has got 0 of the Resource's 262144 bytes" in outcome.stdout
     assert_nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_what_is_kept_is_said_on_stdout_also_when_quiet(tmp_path: Path, form: str) -> None:
+    outcome = subprocess.run(
+        [*RNS_BLE, "demo", "--keep", "-q", "--size", "4k", *(["--json"] if form == "json" else [])],
+        env=environment(tmp_path),
+        capture_output=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert (outcome.returncode, outcome.stderr) == (0, b"")
+    [directory] = tmp_path.iterdir()
+    if form == "json":
+        assert json.loads(outcome.stdout)["kept"] == str(directory)
+    else:
+        assert outcome.stdout.decode().splitlines()[-1].endswith(f" stay in {directory}")
+    assert (directory / "node-2" / "logfile").is_file()
+    assert processes_with(str(directory)) == []
 
 
 async def test_an_ether_says_where_it_listens_and_ends_on_a_signal() -> None:

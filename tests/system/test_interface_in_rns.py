@@ -176,8 +176,7 @@ def test_a_driver_that_fails_is_started_again(reticulum: Reticulum):
     assert reticulum.scenario("driver_fails_and_recovers") == {"online": [True, True], "peer": PEER}
     assert (
         "[Error]    BLEInterface[Porch]: offline: the adapter was unplugged: plug it in again "
-        "(trying again by itself)"
-        in reticulum.processes[-1].lines
+        "(trying again by itself)" in reticulum.processes[-1].lines
     )
 
 
@@ -235,11 +234,11 @@ def test_rnstatus_of_a_running_rnsd(reticulum: Reticulum):
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"max_connections": "many"}, "max_connections = many: allowed is integer from 1 to 3840"),
-        ({"type": "BLEInterface", "driver": "bumble"}, "driver = bumble: needs transport, one of: usb:0"),
+        ({"max_connections": "many"}, "max_connections = many; allowed: an integer from 1 to 3840"),
+        ({"type": "BLEInterface", "driver": "bumble"}, "driver = bumble needs transport, for example usb:0"),
         (
             {"device_name": "a, b"},
-            "device_name = a, b: allowed is text of 1 to 8 bytes of UTF-8, or nothing; ",
+            "device_name = a, b; allowed: a text of 1 to 8 bytes of UTF-8, or nothing; ",
         ),
     ],
 )

@@ -63,7 +63,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ([], "COMMAND"),
         (["instal"], "invalid choice: 'instal'"),
         (["install", "--wrong"], "--wrong"),
-        (["install", "--driver", "nonsense"], "driver = nonsense: allowed is bleak or bumble"),
+        (["install", "--driver", "nonsense"], "driver = nonsense; allowed: bleak or bumble"),
         (["install", "--driver", "bumble"], "needs transport"),
         (["demo", "--nodes", "1"], "'1' is not a number from 2 to 8"),
         (["demo", "--nodes", "9"], "'9' is not a number from 2 to 8"),

@@ -106,6 +106,22 @@ def test_an_error_makes_it_fail_even_when_everything_arrived() -> None:
     assert "FAILED after 4.0 s: node 2 ended with exit code 1" in report.as_table()
 
 
+def test_what_is_kept_is_said_last_and_what_is_not_is_null() -> None:
+    report = complete()
+    assert report.as_json()["kept"] is None
+    report.kept = "/tmp/rns-ble-demo-x"
+    assert report.as_json()["kept"] == "/tmp/rns-ble-demo-x"
+    assert report.as_table().splitlines()[-1] == "Configurations and logs stay in /tmp/rns-ble-demo-x"
+
+
+def test_times_are_milliseconds_and_a_cut_identity_shows_that_it_is_cut() -> None:
+    report = complete()
+    report.resource_seconds, report.elapsed_seconds = 0.4286543, 2.4321987
+    report.node_reports[0].identity = "0123456789abcdef" * 2
+    assert (report.as_json()["resource_seconds"], report.as_json()["elapsed_seconds"]) == (0.429, 2.432)
+    assert "0123456789abcdef...  " in report.as_table()
+
+
 def test_a_run_that_ended_before_anything_was_up_can_be_reported() -> None:
     report = Report(nodes=2, resource_expected=10, node_reports=[NodeReport(number=1)])
     assert not report.ok

@@ -75,13 +75,17 @@ def test_every_extra_that_is_named_exists() -> None:
 
 def test_every_command_that_is_named_is_understood() -> None:
     named = set(re.findall(r"`(?:\.venv/bin/)?(rns-ble [^`]+)`", README))
-    named |= set(re.findall(r"^(rns-ble .+)$", README, re.MULTILINE))
+    named |= set(re.findall(r"^ *(?:[\w./]*/)?(rns-ble .+)$", README, re.MULTILINE))
     assert {line.split()[1] for line in named} == set(COMMANDS)
     for line in named:
         _, command, *arguments = shlex.split(line)
         parser = argparse.ArgumentParser()
         import_module(f"rns_ble.cli.{command}").configure(parser)
         parser.parse_args([argument for argument in arguments if argument != "--help"])
+
+
+def test_help_and_readme_say_the_same_of_the_ether() -> None:
+    assert f"`rns-ble ether`: {COMMANDS['ether']}" in " ".join(README.split())
 
 
 def test_what_the_readme_links_to_is_there() -> None:

@@ -57,7 +57,15 @@ CONFIGURATIONS = {
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr("rns_ble.cli.install.has_driver", lambda _: True)
     return tmp_path
+
+
+@pytest.fixture
+def without_bluez(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home, in an installation that lacks the driver bleak."""
+    monkeypatch.setattr("rns_ble.cli.install.has_driver", lambda name: name != "bleak")
+    return home
 
 
 def install(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
@@ -268,9 +276,66 @@ def test_a_configuration_that_reticulum_could_not_read_is_left_alone(
 ) -> None:
     (home / "config").write_text(text)
     assert main(["install", "--config", str(home), "--enable"]) == 1
-    assert "Traceback" not in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.startswith(f"rns-ble install: {home / 'config'}: ")
+    assert "Traceback" not in err
     assert (home / "config").read_text() == text
     assert [path.name for path in home.iterdir()] == ["config"]
+
+
+def test_the_command_that_is_proposed_repeats_what_was_asked_for(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--config", str(home), "--driver", "bumble", "--transport", "tcp-client:127.0.0.1:7300"]
+    for text in (None, "[interfaces]\n"):
+        if text is not None:
+            (home / "config").write_text(text)
+        assert main(["install", *arguments]) == 0
+        captured = capsys.readouterr()
+        assert f"`rns-ble install --enable {shlex.join(arguments)}`" in captured.out
+        assert captured.err == ""
+
+
+# --- a driver that this installation lacks ---
+
+
+@pytest.mark.parametrize("arguments", [[], ["--driver", "bleak"], ["--adapter", "hci1"]])
+def test_enable_writes_nothing_for_a_driver_that_is_missing(
+    arguments: list[str], without_bluez: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (without_bluez / "config").write_text("[interfaces]\n")
+    options = ["--config", str(without_bluez)]
+    assert main(["install", "--enable", *options, *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    proposed = f"rns-ble install --enable {shlex.join(options)} --driver bumble --transport usb:0"
+    assert f"`{proposed}`" in captured.err
+    assert captured.err.count("\n") == 1
+    assert [path.name for path in without_bluez.iterdir()] == ["config"]
+    assert main(shlex.split(proposed)[1:]) == 0, "what it proposes works"
+
+
+def test_without_enable_the_section_has_a_driver_that_is_there(
+    without_bluez: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (without_bluez / "config").write_text("[interfaces]\n")
+    assert main(["install", "--config", str(without_bluez)]) == 0
+    captured = capsys.readouterr()
+    assert "    enabled = yes\n    driver = bumble\n    transport = usb:0\n" in captured.out
+    assert "estart rnsd" not in captured.out
+    assert "has no driver bleak" in captured.err
+
+
+def test_an_interface_that_is_there_with_a_missing_driver_is_told_what_to_set(
+    without_bluez: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = without_bluez / "config"
+    config.write_text("[interfaces]\n[[Bluetooth]]\ntype = BLEInterface\nenabled = yes\n")
+    assert main(["install", "--enable", "--config", str(without_bluez)]) == 2
+    said = f"set `driver = bumble` and `transport = usb:0` in [[Bluetooth]] of {config}"
+    assert said in capsys.readouterr().err
+    assert main(["install", "--config", str(without_bluez)]) == 0
+    assert said in capsys.readouterr().err
 
 
 # --- the file ---

@@ -24,7 +24,7 @@ from rns_ble.cli.errors import CommandError
 COMMANDS: Final = {
     "install": "make the BLE interface known to Reticulum, and add it to a configuration",
     "demo": "let separate Reticulum nodes talk over a virtual radio: no adapter needed",
-    "ether": "join the virtual radios of several processes over TCP",
+    "ether": "run the virtual radio, for Reticulum nodes on this machine",
 }
 """Each subcommand and what `rns-ble --help` says about it."""
 

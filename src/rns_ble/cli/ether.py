@@ -1,4 +1,4 @@
-"""`rns-ble ether`: the air between the virtual radios of several processes, over TCP."""
+"""`rns-ble ether`: run the virtual radio, for Reticulum nodes on this machine. They reach it over TCP."""
 
 from __future__ import annotations
 

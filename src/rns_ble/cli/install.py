@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -25,6 +26,10 @@ SHIM: Final = (
 )
 
 
+WORKING_DRIVER: Final = {"driver": "bumble", "transport": "usb:0"}
+"""What to use where the driver that was chosen is missing."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Outcome:
     """What was done; `--json` prints exactly this."""
@@ -35,6 +40,8 @@ class Outcome:
     shim_written: bool
     shim_backup: str | None = None
     block: str
+    enable_command: str
+    """What adds that section to the configuration."""
     found: bool = False
     """The configuration had a BLE interface before."""
     enabled: bool = False
@@ -72,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     _check(keys)
     try:
-        outcome = install(directory, keys, enable=arguments.enable)
+        outcome = install(directory, keys, enable=arguments.enable, explicit=arguments.config)
     except OSError as error:
         raise CommandError(
             f"can't write {error.filename or directory}: {error.strerror}. "
@@ -85,12 +92,36 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def install(directory: Path, keys: Mapping[str, str], *, enable: bool) -> Outcome:
-    """Do it. Running it again changes nothing. Raises `CommandError` and `OSError`."""
+def install(
+    directory: Path, keys: Mapping[str, str], *, enable: bool, explicit: str | None = None
+) -> Outcome:
+    """Do it. Running it again changes nothing. Raises `CommandError` and `OSError`.
+
+    `explicit`: how the directory was named, for the command that is proposed. With `enable` and a driver
+    that this installation lacks nothing is written, and `UsageError` raised.
+    """
     config = directory / "config"
     data = config.read_bytes() if config.is_file() else None
-    configuration = reticulum_config.parse(data) if data is not None else {}
-    present = reticulum_config.ble_sections(configuration)
+    try:
+        configuration = reticulum_config.parse(data) if data is not None else {}
+        present = reticulum_config.ble_sections(configuration)
+        name = reticulum_config.free_name(configuration)
+        # Before anything is written: it may turn out that there is no safe place for the section.
+        if data is not None and enable and not present:
+            changed = reticulum_config.with_block(data, name, keys)
+        else:
+            changed = reticulum_config.new_configuration(keys)
+    except CommandError as error:
+        raise CommandError(f"{config}: {error}") from error
+    missing = _missing_driver(config, present, keys)
+    if missing and not present:
+        keys = {**WORKING_DRIVER, **{key: value for key, value in keys.items() if key == "transport"}}
+        _check(keys)
+    command = _enable_command(explicit, keys)
+    if missing and not present:
+        missing += f", with `{command}`"
+    if missing and enable:
+        raise UsageError(missing)
     shim, written, replaced = write_shim(directory)
     outcome = Outcome(
         config_directory=str(directory),
@@ -99,21 +130,17 @@ def install(directory: Path, keys: Mapping[str, str], *, enable: bool) -> Outcom
         shim_written=written,
         shim_backup=str(replaced) if replaced else None,
         block=reticulum_config.block(keys=keys),
+        enable_command=command,
         found=bool(present),
     )
     if present:
         _compare(present, keys, outcome)
     elif enable:
         if data is not None:
-            name = reticulum_config.free_name(configuration)
-            changed = reticulum_config.with_block(data, name, keys)
             outcome.config_backup = str(reticulum_config.back_up(config))
-        else:
-            changed = reticulum_config.new_configuration(keys)
         reticulum_config.replace_file(config, changed)
         outcome.config_changed = outcome.enabled = True
-    section = next(iter(present.values()), keys)
-    outcome.warnings += filter(None, [rnsd_python.warning(), _driver_warning(section)])
+    outcome.warnings += filter(None, [rnsd_python.warning(), missing])
     return outcome
 
 
@@ -161,13 +188,33 @@ def _check(keys: Mapping[str, str]) -> None:
         raise UsageError(str(error)) from error
 
 
-def _driver_warning(section: Mapping[str, str]) -> str | None:
-    if section.get("driver", "bleak") == "bleak" and find_spec("rns_ble.drivers.bluez") is None:
-        return (
-            "this release has no driver for BlueZ yet: use an adapter that Bumble drives by itself, "
-            "with --driver bumble --transport usb:0 (or serial:/dev/ttyACM0)"
-        )
-    return None
+def has_driver(name: str) -> bool:
+    """Whether this installation has the driver of that name."""
+    return name != "bleak" or find_spec("rns_ble.drivers.bluez") is not None
+
+
+def _missing_driver(
+    config: Path, present: Mapping[str, Mapping[str, str]], keys: Mapping[str, str]
+) -> str | None:
+    """That the driver of the interface is missing, and what to use; None when it is there."""
+    name, section = next(iter(present.items()), ("", keys))
+    driver = section.get("driver", "bleak").lower()
+    if has_driver(driver):
+        return None
+    message = (
+        f"this installation has no driver {driver} (BlueZ): use driver bumble with a USB dongle of its own"
+    )
+    if present:
+        lines = " and ".join(f"`{key} = {value}`" for key, value in WORKING_DRIVER.items())
+        message += f"; set {lines} in [[{name}]] of {config}"
+    return message
+
+
+def _enable_command(explicit: str | None, keys: Mapping[str, str]) -> str:
+    """The command that adds the section to the configuration."""
+    options = {"config": explicit, **keys}
+    words = [word for key, value in options.items() if value for word in (f"--{key}", value)]
+    return shlex.join(["rns-ble", "install", "--enable", *words])
 
 
 def _print(outcome: Outcome) -> None:
@@ -178,22 +225,23 @@ def _print(outcome: Outcome) -> None:
     if outcome.config_changed:
         if outcome.config_backup:
             print(f"kept   {outcome.config_backup}")
-        print(
-            f"wrote  {config}, now with this section:\n\n{outcome.block}\n"
-            "Restart rnsd to bring the interface up."
-        )
+        print(f"wrote  {config}, now with this section:\n\n{outcome.block}")
+        if not outcome.warnings:
+            print("Restart rnsd to bring the interface up.")
     elif outcome.found:
         print(f"found  {config}, which has a BLE interface already")
     elif not outcome.config_exists:
         print(
             f"\nThere is no {config} yet. Start rnsd once and it writes one, or let\n"
-            f"`rns-ble install --enable` write one with this section, which belongs below [interfaces]:\n\n"
-            f"{outcome.block}"
+            f"`{outcome.enable_command}`\n"
+            f"write one with this section, which belongs below [interfaces]:\n\n{outcome.block}"
         )
     else:
         print(
-            f"\nPaste this below [interfaces] in {config}\n"
-            f"(or let `rns-ble install --enable` do it), then restart rnsd:\n\n{outcome.block}"
+            f"\nPaste this below [interfaces] in {config}, or let\n"
+            f"`{outcome.enable_command}`\ndo it:\n\n{outcome.block}"
         )
+        if not outcome.warnings:
+            print("Then restart rnsd.")
     for warning in outcome.warnings:
         print(f"rns-ble install: warning: {warning}", file=sys.stderr)

@@ -36,6 +36,8 @@ class Report:
     elapsed_seconds: float = 0.0
     error: str | None = None
     """Why the run ended before everything had arrived; None when it did not."""
+    kept: str | None = None
+    """The directory in which the nodes' configurations and logs stay; None when they were removed."""
 
     @property
     def pairs(self) -> int:
@@ -98,14 +100,15 @@ class Report:
             "lxmf_expected": self.pairs,
             "resource_bytes": self.resource_bytes,
             "resource_expected": self.resource_expected,
-            "resource_seconds": self.resource_seconds,
+            "resource_seconds": _milliseconds(self.resource_seconds),
             "resource_sha256_ok": self.resource_sha256_ok,
             "links": self.links,
             "links_expected": self.pairs // 2,
             "att_mtu": min((mtu for node in self.node_reports for mtu in node.att_mtu), default=None),
-            "elapsed_seconds": self.elapsed_seconds,
+            "elapsed_seconds": _milliseconds(self.elapsed_seconds),
             "missing": self.missing,
             "error": self.error,
+            "kept": self.kept,
             "node_reports": [
                 {
                     "number": node.number,
@@ -125,7 +128,7 @@ class Report:
         rows += [
             (
                 str(node.number),
-                (node.identity or "-")[:16],
+                f"{node.identity[:16]}..." if node.identity else "-",
                 _numbers(node.linked_to),
                 _range(node.att_mtu),
                 _numbers(node.announces_heard_of),
@@ -151,6 +154,8 @@ class Report:
         else:
             lines += [f"FAILED after {self.elapsed_seconds:.1f} s: {self.error or 'not everything arrived'}"]
             lines += [f"  {line}" for line in self.missing]
+        if self.kept is not None:
+            lines.append(f"Configurations and logs stay in {self.kept}")
         return "\n".join(lines)
 
     def _resource(self) -> str:
@@ -159,6 +164,11 @@ class Report:
         speed = self.resource_bytes / self.resource_seconds / 1000
         checked = "SHA-256 matches" if self.resource_sha256_ok else "SHA-256 DIFFERS"
         return f"{self.resource_bytes} bytes in {self.resource_seconds:.2f} s, {speed:.1f} kB/s, {checked}"
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    """Rounded to what can be measured."""
+    return None if seconds is None else round(seconds, 3)
 
 
 def _numbers(numbers: list[int]) -> str:

@@ -44,6 +44,7 @@ async def run_demo(
     began = time.monotonic()
     report = Report(nodes=nodes, resource_expected=size)
     with _directory(keep, progress) as directory:
+        report.kept = str(directory) if keep else None
         try:
             progress.say(f"starting the ether and {nodes} Reticulum nodes, a process each")
             async with open_network(directory) as network:
@@ -52,7 +53,11 @@ async def run_demo(
                     with trio.move_on_after(deadline) as scope:
                         await stages.run()
                     if scope.cancelled_caught:
-                        report.error = f"not everything arrived within {deadline:g} s"
+                        logs = "look into the nodes' logs" if keep else "keep the nodes' logs with --keep"
+                        report.error = (
+                            f"not everything arrived within {deadline:g} s; "
+                            f"give it longer with --timeout, or {logs}"
+                        )
                 finally:
                     stages.note()
                     report.elapsed_seconds = time.monotonic() - began
@@ -67,8 +72,10 @@ async def run_demo(
 def _directory(keep: bool, progress: Progress) -> Iterator[Path]:
     if keep:
         directory = Path(tempfile.mkdtemp(prefix="rns-ble-demo-"))
-        progress.say(f"configurations and logs stay in {directory}")
-        yield directory
+        try:
+            yield directory
+        finally:
+            progress.say(f"configurations and logs stay in {directory}")
         return
     with tempfile.TemporaryDirectory(prefix="rns-ble-demo-") as name:
         yield Path(name)

@@ -6,6 +6,7 @@ The names are imported lazily, for Bumble is an optional dependency; without it 
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +26,10 @@ _HOMES: Final = {
     "VirtualRadio": "rns_ble.drivers.hci.radio",
     "serve_ether": "rns_ble.drivers.hci.ether",
 }
+
+# What of Bumble's log matters is an error of ours. Where nobody has set up logging, as in rnsd, Python would
+# write its warnings and tracebacks to stderr; a program that has set it up still gets them.
+logging.getLogger("bumble").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

@@ -54,8 +54,6 @@ RESET_AFTER: Final = 2.5
 DIAL_SCAN: Final = (96, 96)
 """Interval and window of the scan for the advertisement to answer: 60 ms in units of 0.625 ms, no pauses."""
 
-RESTART_IT: Final = "unplug it and plug it in again, or restart what serves it"
-
 USER_ENDED: Final = hci.HCI_ErrorCode.REMOTE_USER_TERMINATED_CONNECTION_ERROR
 
 
@@ -127,7 +125,9 @@ class Stack:
                 await self.loop.run_aio_coroutine(self.device.power_on())
             except Exception as error:
                 if self.failure is None:
-                    raise AdapterUnavailable(f"{name} can't be used ({error}): {RESTART_IT}") from error
+                    raise AdapterUnavailable(
+                        f"{name} can't be used ({error}): {self._transport.restart}"
+                    ) from error
         if self._opening.cancelled_caught:
             self.fail(AdapterUnavailable(f"{name} does not answer: check that it is an HCI controller"))
         if self.failure is not None:
@@ -194,7 +194,7 @@ class Stack:
         except (CommandTimeoutError, TransportLostError, asyncio.CancelledError) as error:
             if self.failure is None:
                 name = self._transport.name
-                self.fail(AdapterUnavailable(f"{name} does not answer: {RESTART_IT}"))
+                self.fail(AdapterUnavailable(f"{name} does not answer: {self._transport.restart}"))
             raise self.gone() from error
         return result
 
@@ -229,7 +229,7 @@ class Stack:
         self.host.emit("flush")
 
     def _on_lost(self, _terminated: object) -> None:
-        self.fail(AdapterUnavailable(f"{self._transport.name} is gone: {RESTART_IT}"))
+        self.fail(AdapterUnavailable(f"{self._transport.name} is gone: {self._transport.restart}"))
 
     # --- connections ---
 
@@ -314,7 +314,9 @@ class Stack:
                 return
             await dial.ended.wait()
         if scope.cancelled_caught:
-            self.fail(AdapterUnavailable(f"{self._transport.name} does not end a dial: {RESTART_IT}"))
+            self.fail(
+                AdapterUnavailable(f"{self._transport.name} does not end a dial: {self._transport.restart}")
+            )
 
     def _on_connection(self, connection: Connection) -> None:
         self._ends[connection.handle] = trio.Event()

@@ -48,14 +48,21 @@ class Transport:
     sink: Any
     """Bumble's: `on_packet`."""
 
+    @property
+    def restart(self) -> str:
+        """What a person can do when the controller behind it has failed."""
+        return _RESTART.get(self.name.partition(":")[0], "restart what serves it")
+
 
 def check_name(name: str) -> None:
     """Raise `ConfigurationError` when no transport is called that."""
     scheme, _, spec = name.partition(":")
     if scheme not in SCHEMES:
-        raise ConfigurationError(f"transport = {name}: there is no {scheme!r}; for example {_EXAMPLES}")
+        raise ConfigurationError(
+            f"there is no kind of transport {scheme!r}; there is, for example, {_EXAMPLES}"
+        )
     if scheme in {"usb", "pyusb", "serial", "tcp-client"} and not spec:
-        raise ConfigurationError(f"transport = {name}: says not which one; for example {_EXAMPLES}")
+        raise ConfigurationError(f"transport = {name} does not say which one; for example {_EXAMPLES}")
     if scheme == "tcp-client":
         host, _, port = spec.rpartition(":")
         if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 1 << 16:
@@ -124,9 +131,18 @@ _PERMISSION: Final = {
 }
 
 _ADVICE: Final = {
-    "usb": "plug the dongle in, stop bluetoothd if it has it, and look for it with lsusb",
-    "pyusb": "plug the dongle in, stop bluetoothd if it has it, and look for it with lsusb",
+    "usb": "plug the dongle in, stop bluetoothd if it has it, look for it with lsusb, "
+    "and check that the user may write to it",
+    "pyusb": "plug the dongle in, stop bluetoothd if it has it, look for it with lsusb, "
+    "and check that the user may write to it",
     "serial": "plug it in, and look for its port in /dev/serial/by-id",
     "hci-socket": "take the adapter from BlueZ first (systemctl stop bluetooth; hciconfig hci0 down)",
     "tcp-client": "start what listens there first; for a virtual radio that is `rns-ble ether`",
+}
+
+_RESTART: Final = {
+    "usb": "unplug it and plug it in again",
+    "pyusb": "unplug it and plug it in again",
+    "serial": "unplug it and plug it in again",
+    "tcp-client": "start what listens there again; for a virtual radio that is `rns-ble ether`",
 }
