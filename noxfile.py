@@ -1,14 +1,19 @@
 """Sessions for developers: `nox -l` lists them, `nox -s NAME -- ARGUMENTS` hands arguments on to pytest."""
 
+import argparse
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 PYTHONS = ["3.11", "3.12", "3.13"]
+# What BlueZ is in Debian 12 and in Debian 13: they serve several centrals in different ways.
+BLUEZ = ["5.66", "5.82"]
 
-nox.options.sessions = ["lint", "tests", "radio", "system"]
+nox.options.sessions = ["lint", "tests", "radio", "system", "bluez"]
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
 # An interpreter that is not here is no failure, not even on a CI machine: the session is skipped and says so.
@@ -64,6 +69,68 @@ def system(session: nox.Session) -> None:
     if not sys.platform.startswith("linux"):
         session.skip("the system tests read /proc, which only Linux has")
     _pytest(session, "system")
+
+
+@nox.session
+def bluez(session: nox.Session) -> None:
+    """The driver for BlueZ against the real bluetoothd, in a guest: `-- 5.66 -k NAME` narrows it."""
+    generations = [argument for argument in session.posargs if argument in BLUEZ] or BLUEZ
+    arguments = [argument for argument in session.posargs if argument not in BLUEZ]
+    if not any(argument.startswith("tests/") for argument in arguments):
+        arguments.insert(0, "tests/bluez")
+    for generation in generations:
+        _build_laboratory(session, generation)
+    session.install("-q", "-e", ".[test]")
+    failed = []
+    for generation in generations:
+        python = f"{session.bin}/python"
+        boot = ["tests/bluez/lab/boot", "--bluez", generation, "-n", "4", "-t", "1200", "--python", python]
+        pytest = [
+            python,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "-o",
+            "faulthandler_timeout=180",
+            *arguments,
+        ]
+        try:
+            session.run("bash", *boot, *pytest, external=True)
+        except CommandFailed:
+            failed.append(generation)
+    if failed:
+        session.error(f"failed on BlueZ {' and '.join(failed)}")
+
+
+def _build_laboratory(session: nox.Session, generation: str) -> None:
+    line = ""
+    with subprocess.Popen(
+        ["bash", "tests/bluez/lab/setup", generation], stderr=subprocess.PIPE, text=True
+    ) as setup:
+        for line in setup.stderr or ():
+            session.log(line.strip())
+    if setup.returncode == 77:
+        session.skip(line.strip().removeprefix("lab: "))
+    elif setup.returncode:
+        session.error("the laboratory could not be built")
+
+
+@nox.session
+def hardware(session: nox.Session) -> None:
+    """The same tests on adapters of this machine, with its own BlueZ: `-- --adapter hci0 --peer hci1`."""
+    parser = argparse.ArgumentParser("nox -s hardware --")
+    parser.add_argument("--adapter", action="append", default=[])
+    parser.add_argument("--peer", action="append", default=[])
+    named, arguments = parser.parse_known_args(session.posargs)
+    adapters = [*named.adapter, *named.peer]
+    if len(adapters) < 2:
+        session.skip("it needs two adapters of this machine: nox -s hardware -- --adapter hci0 --peer hci1")
+    for adapter in adapters:
+        if not Path("/sys/class/bluetooth", adapter).exists():
+            session.skip(f"this machine has no adapter {adapter}")
+    session.install("-q", "-e", ".[test]")
+    session.run("pytest", "tests/bluez", *arguments, env={"RNS_BLE_ADAPTERS": ",".join(adapters)})
 
 
 @nox.session

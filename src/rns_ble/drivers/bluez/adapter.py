@@ -1,0 +1,89 @@
+"""Which adapter, whether it can be used, and what its BlueZ is able to do."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+import trio
+from dbus_next import Variant
+
+from rns_ble.drivers.base import AdapterUnavailable, ConfigurationError
+from rns_ble.drivers.bluez.bus import BLUEZ, Refused
+from rns_ble.drivers.bluez.tree import ADAPTER
+from rns_ble.protocol.advertisement import normalise_address
+
+if TYPE_CHECKING:
+    from rns_ble.drivers.bluez.bus import Bus
+    from rns_ble.drivers.bluez.tree import Tree
+
+TARGETED_SINCE: Final = 0x0545
+"""BlueZ 5.69, as Adapter1.Modalias says it: since then each central gets sockets of its own."""
+
+POWER_ON_TIMEOUT: Final = 10.0
+"""Seconds; a USB controller takes about one."""
+
+_MODALIAS: Final = re.compile(r"usb:v1D6Bp0246d([0-9A-F]{4})", re.IGNORECASE)
+"""The Linux Foundation's own vendor and product; somebody who has set `DeviceID` in main.conf says
+another."""
+
+
+def check_name(adapter: str | None) -> str | None:
+    """`hci0` as it is, an address normalised. Raises `ConfigurationError` for anything else."""
+    if adapter is None or re.fullmatch(r"hci\d+", adapter):
+        return adapter
+    try:
+        return normalise_address(adapter)
+    except ValueError:
+        raise ConfigurationError(
+            f"adapter = {adapter}: a name like hci0, or the adapter's Bluetooth address"
+        ) from None
+
+
+def find_adapter(tree: Tree, wanted: str | None) -> str:
+    """The adapter's object path. Raises `AdapterUnavailable`, which names those that are there."""
+    adapters = {
+        path: str(interfaces[ADAPTER].get("Address", ""))
+        for path, interfaces in tree.objects.items()
+        if ADAPTER in interfaces
+    }
+    for path in sorted(adapters, key=lambda path: (len(path), path)):
+        if wanted is None or wanted in (path.rpartition("/")[2], adapters[path].upper()):
+            return path
+    if not adapters:
+        raise AdapterUnavailable("BlueZ knows no Bluetooth adapter: is it plugged in and its driver loaded?")
+    known = ", ".join(f"{path.rpartition('/')[2]} ({address})" for path, address in sorted(adapters.items()))
+    raise AdapterUnavailable(f"there is no adapter {wanted}; BlueZ knows {known}")
+
+
+def is_targeted(tree: Tree, path: str) -> bool:
+    """Whether this BlueZ keeps our centrals apart. Where it hides its version, we take it for an old one."""
+    match = _MODALIAS.match(str((tree.get(path, ADAPTER) or {}).get("Modalias", "")))
+    return match is not None and int(match[1], 16) >= TARGETED_SINCE
+
+
+async def power_on(bus: Bus, tree: Tree, path: str) -> None:
+    """Raises `AdapterUnavailable` with what keeps the adapter off."""
+    name = path.rpartition("/")[2]
+    with trio.move_on_after(POWER_ON_TIMEOUT):
+        while True:
+            properties = tree.get(path, ADAPTER)
+            if properties is None:
+                raise AdapterUnavailable(f"{name} has been unplugged")
+            if properties.get("Powered"):
+                return
+            try:
+                await bus.set(path, ADAPTER, "Powered", Variant("b", True))
+            except Refused as error:
+                if error.name == f"{BLUEZ}.Error.Failed" and "rfkill" in error.text.lower():
+                    raise AdapterUnavailable(
+                        f"{name} is blocked by rfkill: rfkill unblock bluetooth"
+                    ) from error
+                if error.name not in {f"{BLUEZ}.Error.Busy", f"{BLUEZ}.Error.InProgress"}:
+                    raise AdapterUnavailable(
+                        f"{name} can't be powered on: {error.text or error.name}"
+                    ) from error
+            await trio.sleep(0.05)  # for PropertiesChanged, or for who is powering it up or down just now
+    raise AdapterUnavailable(
+        f"{name} has not come on within {POWER_ON_TIMEOUT:g} s: unplug it, or rfkill list"
+    )

@@ -1,0 +1,145 @@
+"""Our advertisement, and the agent that agrees to a pairing which some peers ask for."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+from dbus_next import Variant
+
+from rns_ble.drivers.base import AdapterUnavailable, ConfigurationError
+from rns_ble.drivers.bluez.bus import BLUEZ, Refused, Reply
+
+if TYPE_CHECKING:
+    from rns_ble.drivers.bluez.bus import Bus
+
+log = logging.getLogger(__name__)
+
+NAME_LIMIT: Final = 8
+"""Bytes of UTF-8 that fit next to flags and a 128-bit UUID in 31 bytes."""
+
+MANAGER: Final = "org.bluez.LEAdvertisingManager1"
+
+_numbers: Final = itertools.count()
+_numbers_of_agents: Final = itertools.count()
+
+
+class Advertisement:
+    """An org.bluez.LEAdvertisement1."""
+
+    interface = "org.bluez.LEAdvertisement1"
+
+    def __init__(
+        self, service_uuid: str, name: str | None, manufacturer_data: Mapping[int, bytes] | None
+    ) -> None:
+        """Raises `ConfigurationError` for a name over 8 bytes."""
+        if name is not None and len(name.encode()) > NAME_LIMIT:
+            raise ConfigurationError(f"device_name = {name}: at most {NAME_LIMIT} bytes of UTF-8")
+        self.released = False
+        """Whether BlueZ has ended it."""
+        self._said = (service_uuid, name, dict(manufacturer_data or {}))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Advertisement) and self._said == other._said
+
+    __hash__ = None  # type: ignore[assignment]  # it is compared, never looked up
+
+    def properties(self) -> dict[str, Variant]:
+        service_uuid, name, manufacturer_data = self._said
+        said = {"Type": Variant("s", "peripheral"), "ServiceUUIDs": Variant("as", [service_uuid])}
+        if name:
+            said["LocalName"] = Variant("s", name)
+        if manufacturer_data:
+            companies = {company: Variant("ay", data) for company, data in manufacturer_data.items()}
+            said["ManufacturerData"] = Variant("a{qv}", companies)
+        return said
+
+    def call(self, member: str, body: Sequence[Any]) -> Reply | None:
+        if member != "Release":
+            return None
+        self.released = True
+        return Reply()
+
+
+class Advertiser:
+    """What is advertised on one adapter."""
+
+    def __init__(self, bus: Bus, adapter: str) -> None:
+        self._bus = bus
+        self._adapter = adapter
+        self._path = f"/rns_ble/advertisement{next(_numbers)}"
+        self._current: Advertisement | None = None
+        self._changing = trio.Lock()
+
+    @property
+    def on(self) -> bool:
+        """Whether it is in force."""
+        return self._current is not None and not self._current.released
+
+    async def show(self, wanted: Advertisement | None) -> None:
+        """Advertise this and nothing else. Raises `AdapterUnavailable`."""
+        async with self._changing:
+            if self.on and wanted == self._current:
+                return
+            with trio.CancelScope(shield=True):
+                await self._hide()
+                if wanted is not None:
+                    await self._register(wanted)
+
+    async def _hide(self) -> None:
+        before, self._current = self._current, None
+        if before is not None and not before.released:
+            try:
+                await self._bus.call(self._adapter, MANAGER, "UnregisterAdvertisement", "o", self._path)
+            except Refused as error:
+                log.debug("advertisement: %s", error)
+        self._bus.withdraw(self._path)
+
+    async def _register(self, wanted: Advertisement) -> None:
+        self._bus.offer(self._path, wanted)
+        try:
+            await self._bus.call(self._adapter, MANAGER, "RegisterAdvertisement", "oa{sv}", self._path, {})
+        except Refused as error:
+            self._bus.withdraw(self._path)
+            if error.name == f"{BLUEZ}.Error.NotPermitted":
+                raise AdapterUnavailable(
+                    "the adapter has no advertisement to spare: end another program that advertises, or set "
+                    "enable_peripheral = no"
+                ) from error
+            raise AdapterUnavailable(f"the adapter does not advertise: {error}") from error
+        self._current = wanted
+
+
+class Agent:
+    """An org.bluez.Agent1 without input and output: it agrees to what needs neither."""
+
+    interface = "org.bluez.Agent1"
+
+    def properties(self) -> dict[str, Variant]:
+        return {}
+
+    def call(self, member: str, body: Sequence[Any]) -> Reply | None:
+        if member in {"RequestAuthorization", "AuthorizeService"}:
+            log.debug("%s of %s: agreed to", member, body[0])
+            return Reply()
+        if member in {"Release", "Cancel"}:
+            return Reply()
+        raise Refused(f"{BLUEZ}.Error.Rejected", "there is nobody to ask", member)
+
+
+async def register_agent(bus: Bus) -> None:
+    """Until the bus is closed. Without it BlueZ would refuse a phone that wants to pair; nothing else
+    fails.
+    """
+    path = f"/rns_ble/agent{next(_numbers_of_agents)}"
+    bus.offer(path, Agent())
+    try:
+        await bus.call(
+            "/org/bluez", "org.bluez.AgentManager1", "RegisterAgent", "os", path, "NoInputNoOutput"
+        )
+        await bus.call("/org/bluez", "org.bluez.AgentManager1", "RequestDefaultAgent", "o", path)
+    except Refused as error:
+        log.debug("pairing agent: %s", error)

@@ -1,0 +1,362 @@
+"""One connection to the system bus: calls with deadlines, signals, and the objects that we offer BlueZ.
+
+Private attributes of dbus-next are relied on, and a test watches over them: `MessageBus._writer.sock`, which
+is wrapped, because a full socket buffer would otherwise end the connection; and `_loop`, `_fd`, `_stream` and
+`_sock`, which it never closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+import trio
+from dbus_next import BusType, Message, MessageFlag, MessageType, Variant
+from dbus_next.aio import MessageBus
+from dbus_next.errors import AuthError
+
+from rns_ble.drivers.base import AdapterUnavailable, BLEError, PermissionDenied
+
+if TYPE_CHECKING:
+    from rns_ble.drivers.asyncio_loop import AsyncioLoop
+
+log = logging.getLogger(__name__)
+
+BLUEZ: Final = "org.bluez"
+DBUS: Final = "org.freedesktop.DBus"
+PROPERTIES: Final = "org.freedesktop.DBus.Properties"
+OBJECT_MANAGER: Final = "org.freedesktop.DBus.ObjectManager"
+
+CALL_TIMEOUT: Final = 20.0
+"""Seconds for a call that bluetoothd answers without waiting for a peer. It takes milliseconds; one that
+takes this long is not answered at all."""
+
+
+CLOSE_TIMEOUT: Final = 1.0
+"""Seconds for dbus-next to notice that we have closed."""
+
+
+class Refused(BLEError):
+    """A D-Bus error: `name` is BlueZ's or D-Bus's, for example `org.bluez.Error.InProgress`."""
+
+    def __init__(self, name: str, text: str, what: str) -> None:
+        super().__init__(f"{what}: {text or name} ({name})")
+        self.name = name
+        self.text = text
+
+
+class Unanswered(AdapterUnavailable):
+    """bluetoothd is there but does not answer."""
+
+
+class BusObject(Protocol):
+    """An object that we offer, with one interface."""
+
+    interface: str
+
+    def properties(self) -> dict[str, Variant]:
+        """All of them, as they are now."""
+
+    def call(self, member: str, body: Sequence[Any]) -> Reply | None:
+        """A method call of BlueZ's. None: there is no such method. Raises `Refused` to answer with an
+        error.
+        """
+
+
+class Reply:
+    """What a method call is answered with. `gift`: a socket that is BlueZ's once the answer has left."""
+
+    def __init__(self, signature: str = "", *body: Any, gift: socket.socket | None = None) -> None:
+        self.signature = signature
+        self.body = list(body)
+        self.gift = gift
+
+
+class PatientSocket:
+    """A full socket buffer means "later", not the end of the connection."""
+
+    def __init__(self, wrapped: socket.socket) -> None:
+        self._wrapped = wrapped
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wrapped, name)
+
+    def send(self, data: bytes | memoryview) -> int:
+        """As `socket.send`, but 0 for a full buffer."""
+        try:
+            return self._wrapped.send(data)
+        except BlockingIOError:
+            return 0
+
+
+class Bus:
+    """Made by `open_bus`. Use it in Trio tasks; what it calls back runs in the asyncio loop and must not
+    raise.
+    """
+
+    def __init__(self, loop: AsyncioLoop, connection: MessageBus) -> None:
+        asyncio_loop = cast("asyncio.AbstractEventLoop", loop)
+        self.on_signal: Callable[[Message], None] = lambda _message: None
+        self.on_lost: Callable[[str], None] = lambda _reason: None
+        """The connection has ended without our doing; or bluetoothd does not answer."""
+        self.unique_name: str = connection.unique_name
+        self._loop = asyncio_loop
+        self._connection = connection
+        self._objects: dict[str, BusObject] = {}
+        self._gifts: set[socket.socket] = set()
+        self._closing = False
+        self._ended = trio.Event()
+        connection.add_message_handler(self._on_message)
+        watcher = asyncio.ensure_future(connection.wait_for_disconnect(), loop=asyncio_loop)
+        watcher.add_done_callback(self._on_disconnected)
+
+    # --- calls ---
+
+    async def call(
+        self,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str = "",
+        *body: Any,
+        destination: str = BLUEZ,
+        timeout: float = CALL_TIMEOUT,  # noqa: ASYNC109 - one for each call, or bluetoothd could stop us
+    ) -> Message:
+        """Call and wait for the answer. Raises `Refused`, and `Unanswered` after `timeout` seconds.
+
+        Cancelled: the call is made all the same, and sockets that come with its answer are closed.
+        """
+        message = Message(
+            destination=destination,
+            path=path,
+            interface=interface,
+            member=member,
+            signature=signature,
+            body=list(body),
+        )
+        answered = trio.Event()
+        if self._closing or not self._connection.connected:
+            raise AdapterUnavailable("the connection to the D-Bus system bus has ended")
+        task = asyncio.ensure_future(self._connection.call(message), loop=self._loop)
+        task.add_done_callback(lambda _task: answered.set())
+        try:
+            with trio.fail_after(timeout):
+                await answered.wait()
+        except trio.TooSlowError:
+            task.add_done_callback(_discard)
+            raise Unanswered(
+                f"bluetoothd has not answered {member} for {timeout:g} s: is it frozen?"
+            ) from None
+        except trio.Cancelled:
+            task.add_done_callback(_discard)
+            raise
+        try:
+            reply: Message = task.result()
+        except (OSError, EOFError, asyncio.CancelledError) as error:
+            raise AdapterUnavailable(
+                f"the connection to the D-Bus system bus has ended: {error!r}"
+            ) from error
+        if reply.message_type is MessageType.ERROR:
+            text = str(reply.body[0]) if reply.body else ""
+            raise refusal(reply.error_name, text, member)
+        return reply
+
+    async def get(self, path: str, interface: str, name: str) -> Any:
+        """A property's value. Raises as `call`."""
+        reply = await self.call(path, PROPERTIES, "Get", "ss", interface, name)
+        return reply.body[0].value
+
+    async def set(self, path: str, interface: str, name: str, value: Variant) -> None:
+        """Set a property. Raises as `call`."""
+        await self.call(path, PROPERTIES, "Set", "ssv", interface, name, value)
+
+    async def acquire(self, path: str, member: str) -> tuple[socket.socket, int]:
+        """AcquireWrite or AcquireNotify on a peer's characteristic: the socket and the ATT MTU. Raises as
+        `call`.
+        """
+        reply = await self.call(path, "org.bluez.GattCharacteristic1", member, "a{sv}", {}, timeout=30)
+        index, att_mtu = reply.body
+        taken = socket.socket(fileno=reply.unix_fds[index])
+        taken.set_inheritable(False)
+        taken.setblocking(False)
+        return taken, att_mtu
+
+    async def match(self, rule: str) -> None:
+        """Receive the signals that fit the rule, until the connection ends."""
+        await self.call(
+            "/org/freedesktop/DBus", DBUS, "AddMatch", "s", rule, destination="org.freedesktop.DBus"
+        )
+
+    def say(self, path: str, interface: str, member: str) -> None:
+        """Call without waiting for the answer."""
+        if self._connection.connected and not self._closing:
+            message = Message(destination=BLUEZ, path=path, interface=interface, member=member)
+            task = asyncio.ensure_future(self._connection.call(message), loop=self._loop)
+            task.add_done_callback(_discard)
+
+    # --- what we offer ---
+
+    def offer(self, path: str, thing: BusObject) -> None:
+        """Answer calls to this path."""
+        self._objects[path] = thing
+
+    def withdraw(self, path: str) -> None:
+        """No longer answer calls to this path. Idempotent."""
+        self._objects.pop(path, None)
+
+    def tell_changed(self, path: str, changed: Mapping[str, Variant]) -> None:
+        """Emit PropertiesChanged for an object that we offer."""
+        message = Message.new_signal(
+            path,
+            PROPERTIES,
+            "PropertiesChanged",
+            "sa{sv}as",
+            [self._objects[path].interface, dict(changed), []],
+        )
+        self._send(message)
+
+    def _on_message(self, message: Message) -> bool:
+        if message.message_type is MessageType.SIGNAL:
+            self.on_signal(message)
+            return False
+        if message.message_type is not MessageType.METHOD_CALL or not self._is_ours(message):
+            return False
+        try:
+            reply = self._answer(message)
+        except Refused as error:
+            if MessageFlag.NO_REPLY_EXPECTED not in message.flags:
+                self._send(Message.new_error(message, error.name, error.text))
+            return True
+        if reply is None:
+            return False
+        if MessageFlag.NO_REPLY_EXPECTED in message.flags:
+            return True
+        gift = reply.gift
+        answer = Message.new_method_return(
+            message, reply.signature, reply.body, [] if gift is None else [gift.fileno()]
+        )
+        sent = self._send(answer)
+        if gift is not None:
+            self._gifts.add(gift)
+            sent.add_done_callback(lambda _sent: self._give_away(gift))
+        return True
+
+    def _give_away(self, gift: socket.socket) -> None:
+        gift.close()  # what has been sent is a copy
+        self._gifts.discard(gift)
+
+    def _is_ours(self, message: Message) -> bool:
+        path = message.path
+        return path in self._objects or any(known.startswith(f"{path}/") for known in self._objects)
+
+    def _answer(self, message: Message) -> Reply | None:
+        if message.interface == OBJECT_MANAGER and message.member == "GetManagedObjects":
+            below = {
+                path: {thing.interface: thing.properties()}
+                for path, thing in self._objects.items()
+                if path.startswith(f"{message.path}/")
+            }
+            return Reply("a{oa{sa{sv}}}", below)
+        thing = self._objects.get(message.path)
+        if thing is None:
+            return None
+        if message.interface == PROPERTIES:
+            properties = thing.properties()
+            if message.member == "GetAll":
+                return Reply("a{sv}", properties)
+            if message.member == "Get" and message.body[1] in properties:
+                return Reply("v", properties[message.body[1]])
+        elif message.interface == thing.interface:
+            return thing.call(message.member, message.body)
+        return None
+
+    def _send(self, message: Message) -> asyncio.Future[None]:
+        sent: asyncio.Future[None] = self._connection.send(message)
+        sent.add_done_callback(_discard)
+        return sent
+
+    # --- the end ---
+
+    def _on_disconnected(self, watcher: asyncio.Future[None]) -> None:
+        self._ended.set()
+        error = None if watcher.cancelled() else watcher.exception()
+        if not self._closing:
+            self.on_lost(f"the connection to the D-Bus system bus has ended ({error!r}); it is opened anew")
+
+    async def close(self) -> None:
+        """Disconnect. BlueZ then forgets what we have registered, acquired and asked for."""
+        self._closing = True
+        self._objects.clear()
+        with suppress(OSError):
+            self._connection.disconnect()
+        with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
+            await self._ended.wait()
+        _close(self._connection)
+        for gift in list(self._gifts):
+            self._give_away(gift)
+
+
+@asynccontextmanager
+async def open_bus(loop: AsyncioLoop) -> AsyncIterator[Bus]:
+    """Connect to the system bus. Raises `AdapterUnavailable`, `PermissionDenied`."""
+
+    async def connect() -> MessageBus:
+        connection = MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
+        try:
+            await connection.connect()
+        except BaseException:
+            _close(connection)
+            raise
+        connection._writer.sock = PatientSocket(connection._writer.sock)
+        return connection
+
+    try:
+        with trio.fail_after(CALL_TIMEOUT):
+            connection = await loop.run_aio_coroutine(connect())
+    except PermissionError as error:
+        raise PermissionDenied(f"the D-Bus system bus refuses this user: {error}") from error
+    except (OSError, AuthError, EOFError, trio.TooSlowError) as error:
+        raise AdapterUnavailable(
+            f"there is no D-Bus system bus to reach BlueZ by ({error!r}): start dbus and bluetooth"
+        ) from error
+    bus = Bus(loop, connection)
+    try:
+        yield bus
+    finally:
+        await bus.close()
+
+
+def _close(connection: MessageBus) -> None:
+    """dbus-next leaves that to the garbage collector."""
+    connection._loop.remove_reader(connection._fd)
+    connection._loop.remove_writer(connection._fd)
+    with suppress(OSError):
+        connection._stream.close()
+    connection._sock.close()
+
+
+def refusal(name: str, text: str, what: str) -> BLEError:
+    """A D-Bus error as one of ours, with what can be done about it."""
+    if name in {f"{DBUS}.Error.ServiceUnknown", f"{DBUS}.Error.NameHasNoOwner", f"{DBUS}.Error.NoReply"}:
+        return AdapterUnavailable(f"bluetoothd does not run ({what}): systemctl start bluetooth")
+    if name == f"{DBUS}.Error.AccessDenied":
+        return PermissionDenied(
+            f"this user may not use BlueZ ({what}: {text}): add it to the group bluetooth and log in anew"
+        )
+    if name == f"{BLUEZ}.Error.Blocked":
+        return AdapterUnavailable("the adapter is blocked by rfkill: rfkill unblock bluetooth")
+    return Refused(name, text, what)
+
+
+def _discard(task: asyncio.Future[Any]) -> None:
+    """Take an answer that nobody waits for: note its error as seen, close its sockets."""
+    if task.cancelled() or task.exception() is not None:
+        return
+    for descriptor in getattr(task.result(), "unix_fds", ()):
+        with suppress(OSError):
+            os.close(descriptor)

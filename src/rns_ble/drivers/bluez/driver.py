@@ -1,0 +1,318 @@
+"""A driver for BlueZ: an adapter of Linux, shared with whatever else uses it.
+
+The adapter is watched as long as the driver is entered: when it is powered off or unplugged, when bluetoothd
+ends or no longer answers, and when the bus is lost, `AdapterUnavailable` comes out of `async with`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from rns_ble.drivers.asyncio_loop import open_asyncio_loop, plainly
+from rns_ble.drivers.base import (
+    GOODBYE_TIMEOUT,
+    AdapterUnavailable,
+    BLEDriverInterface,
+    BLEError,
+    BLELink,
+    DriverState,
+)
+from rns_ble.drivers.bluez.adapter import check_name, find_adapter, is_targeted, power_on
+from rns_ble.drivers.bluez.advertiser import Advertisement, Advertiser, register_agent
+from rns_ble.drivers.bluez.bleak_client import bleak_in, prepare_bleak
+from rns_ble.drivers.bluez.bus import Refused, Unanswered, open_bus
+from rns_ble.drivers.bluez.central import Central
+from rns_ble.drivers.bluez.links import Links
+from rns_ble.drivers.bluez.peripheral import Peripheral
+from rns_ble.drivers.bluez.scanner import Scanner
+from rns_ble.drivers.bluez.tree import ADAPTER, CHARACTERISTIC, DEVICE, Tree
+from rns_ble.drivers.bluez.uuids import Uuids
+from rns_ble.protocol.advertisement import normalise_address
+from rns_ble.protocol.gatt import IDENTITY_LENGTH
+
+if TYPE_CHECKING:
+    from rns_ble.drivers.asyncio_loop import AsyncioLoop
+    from rns_ble.drivers.bluez.bus import Bus
+
+log = logging.getLogger(__name__)
+
+PING_INTERVAL: Final = 5.0
+"""Seconds between two looks whether bluetoothd is alive; it says nothing when it stands still."""
+
+PING_TIMEOUT: Final = 15.0
+"""Seconds for the answer, which needs nobody but bluetoothd. One that moves a thousand values on a slow
+machine has been seen to take more than 5."""
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """What lives as long as the driver is entered."""
+
+    bus: Bus
+    tree: Tree
+    adapter: str
+    links: Links
+    scanner: Scanner
+    central: Central
+    peripheral: Peripheral
+    advertiser: Advertiser
+
+
+class BleakDriver(BLEDriverInterface):
+    """One adapter of BlueZ's. Drivers that are entered one inside the other share an asyncio loop."""
+
+    def __init__(self, adapter: str | None = None) -> None:
+        """`adapter`: a name such as `hci0`, or the adapter's Bluetooth address, which stays the same whatever
+        is plugged in; None: the first. Raises `ConfigurationError`.
+        """
+        super().__init__()
+        self._wanted = check_name(adapter)
+        self._address = self._wanted if self._wanted is not None and ":" in self._wanted else None
+        self._identity: bytes | None = None
+        self._uuids: Uuids | None = None
+        self._stack: _Stack | None = None
+        self._failure: str | None = None
+        self._body = trio.CancelScope()
+
+    # --- life ---
+
+    @asynccontextmanager
+    async def _run(self) -> AsyncIterator[None]:
+        async with open_asyncio_loop() as loop:
+            with bleak_in(loop):
+                async with self._run_in(loop):
+                    yield
+
+    @asynccontextmanager
+    async def _run_in(self, loop: AsyncioLoop) -> AsyncIterator[None]:
+        async with (
+            plainly(trio.open_nursery()) as nursery,
+            open_bus(loop) as bus,
+        ):
+            self._failure, self._uuids, self._body = None, None, trio.CancelScope()
+            stack = await self._open_stack(loop, bus, nursery)
+            await prepare_bleak(loop)
+            try:
+                nursery.start_soon(self._watch, bus)
+                try:
+                    with self._body:
+                        self._stack = stack
+                        yield
+                except Exception as error:
+                    if self._failure is not None:
+                        raise AdapterUnavailable(self._failure) from error
+                    raise
+                if self._failure is not None:
+                    raise AdapterUnavailable(self._failure)
+            finally:
+                self._stack = None
+                with trio.move_on_after(GOODBYE_TIMEOUT, shield=True):
+                    await self._part(stack)
+                nursery.cancel_scope.cancel()
+
+    async def _open_stack(self, loop: AsyncioLoop, bus: Bus, nursery: trio.Nursery) -> _Stack:
+        tree = Tree(bus)
+        try:
+            await tree.load()
+            adapter = find_adapter(tree, self._wanted)
+            await power_on(bus, tree, adapter)
+            self._address = normalise_address((tree.get(adapter, ADAPTER) or {})["Address"])
+            await register_agent(bus)
+        except Refused as error:
+            raise AdapterUnavailable(f"BlueZ can't be used: {error}") from error
+        links = Links(bus, tree, adapter)
+        scanner = Scanner(bus, tree, adapter, nursery, self._sight)
+        central = Central(loop, bus, tree, adapter, links, scanner, nursery)
+        targeted = is_targeted(tree, adapter)
+        peripheral = Peripheral(bus, tree, adapter, links, nursery, self._accept, targeted=targeted)
+        stack = _Stack(bus, tree, adapter, links, scanner, central, peripheral, Advertiser(bus, adapter))
+        tree.on_changed = lambda path, interface, changed: self._on_changed(stack, path, interface, changed)
+        tree.on_removed = lambda path, interface: self._on_removed(stack, path, interface)
+        tree.on_bluez_gone = lambda: self._fail("bluetoothd has ended: systemctl status bluetooth")
+        bus.on_lost = self._fail
+        return stack
+
+    async def _watch(self, bus: Bus) -> None:
+        while True:
+            await trio.sleep(PING_INTERVAL)
+            try:
+                await bus.call("/org/bluez", "org.freedesktop.DBus.Peer", "Ping", timeout=PING_TIMEOUT)
+            except Unanswered:
+                self._fail("bluetoothd is frozen or overloaded: systemctl restart bluetooth")
+                return
+            except BLEError as error:
+                log.debug("ping: %s", error)
+
+    def _fail(self, reason: str) -> None:
+        """The stack is of no use any more: end the block."""
+        if self._failure is None:
+            self._failure = reason
+            self._body.cancel()
+
+    async def _part(self, stack: _Stack) -> None:
+        if self._failure is not None:
+            for link in stack.links.all():
+                link.end(self._failure)
+            await stack.central.release()
+            return
+
+        async def quietly(part: Callable[[], Awaitable[None]]) -> None:
+            try:
+                await part()
+            except BLEError as error:
+                log.debug("leaving: %s", error)
+
+        async def no_advertisement() -> None:
+            await stack.advertiser.show(None)
+
+        async def no_scan() -> None:
+            stack.scanner.wanted = False
+            await stack.scanner.apply()
+
+        async with trio.open_nursery() as nursery:
+            for part in (no_advertisement, no_scan, *(link.aclose for link in stack.links.all())):
+                nursery.start_soon(quietly, part)
+        await stack.central.release()
+        await quietly(stack.peripheral.withdraw)
+
+    def _open(self) -> _Stack:
+        if self._stack is None:
+            raise RuntimeError("the driver is used outside of its `async with`")
+        return self._stack
+
+    # --- what BlueZ says ---
+
+    def _on_changed(self, stack: _Stack, path: str, interface: str, changed: Mapping[str, Any]) -> None:
+        if interface == DEVICE and path.startswith(f"{stack.adapter}/"):
+            if "Connected" in changed:
+                stack.links.on_device_changed(path)
+                stack.central.on_device_changed(path)
+                stack.peripheral.on_device_changed(path)
+            stack.scanner.on_device_changed(path, changed)
+        elif interface == CHARACTERISTIC and path.startswith(f"{stack.adapter}/"):
+            stack.central.on_notified(path, changed)
+            stack.links.wake()
+        elif interface == ADAPTER and path == stack.adapter and changed.get("Powered") is False:
+            self._fail(
+                f"{path.rpartition('/')[2]} has been powered off: bluetoothctl power on, or rfkill list"
+            )
+
+    def _on_removed(self, stack: _Stack, path: str, interface: str) -> None:
+        if interface == DEVICE:
+            stack.links.on_device_changed(path)
+            stack.central.on_device_changed(path)
+            stack.peripheral.on_device_changed(path)
+        elif interface == CHARACTERISTIC:
+            stack.central.on_characteristic_removed(path)
+        elif interface == ADAPTER and path == stack.adapter:
+            self._fail(f"{path.rpartition('/')[2]} has been unplugged")
+
+    # --- identity and services ---
+
+    @property
+    def address(self) -> str | None:
+        """None until an adapter that was not named by its address was opened for the first time."""
+        return self._address
+
+    @property
+    def targeted(self) -> bool:
+        """Whether this BlueZ (5.69 and later) notifies each central alone. False while not entered."""
+        return self._stack is not None and self._stack.peripheral.targeted
+
+    def set_identity(self, identity: bytes) -> None:
+        """As the contract says."""
+        if len(identity) != IDENTITY_LENGTH:
+            raise ValueError(f"an identity is {IDENTITY_LENGTH} bytes, not {len(identity)}")
+        self._identity = bytes(identity)
+
+    async def start(
+        self, service_uuid: str, rx_char_uuid: str, tx_char_uuid: str, identity_char_uuid: str
+    ) -> None:
+        """As the contract says. Also raises `ConfigurationError` for what is no UUID."""
+        stack = self._open()
+        if self._identity is None:
+            raise RuntimeError("set_identity comes before start")
+        uuids = Uuids.parse(service_uuid, rx_char_uuid, tx_char_uuid, identity_char_uuid)
+        await stack.peripheral.export(uuids, self._identity)
+        stack.scanner.look_for(uuids.service)
+        self._uuids = uuids
+
+    async def stop(self) -> None:
+        """As the contract says. Does nothing where the stack has failed: that ended everything."""
+        stack = self._stack
+        if stack is None or self._failure is not None:
+            return
+        await self.stop_scanning()
+        await self.stop_advertising()
+        async with trio.open_nursery() as nursery:
+            for link in stack.links.all():
+                nursery.start_soon(link.aclose)
+
+    # --- radio ---
+
+    @property
+    def state(self) -> DriverState:
+        """As the contract says."""
+        state = DriverState.IDLE
+        if self._stack is not None and self._stack.scanner.wanted:
+            state |= DriverState.SCANNING
+        if self._stack is not None and self._stack.advertiser.on:
+            state |= DriverState.ADVERTISING
+        return state
+
+    @property
+    def connected_peers(self) -> list[str]:
+        """As the contract says."""
+        return [] if self._stack is None else self._stack.links.addresses()
+
+    async def start_scanning(self) -> None:
+        """As the contract says."""
+        if self._uuids is None:
+            raise RuntimeError("start comes before start_scanning")
+        await self._scan(self._open(), wanted=True)
+
+    async def stop_scanning(self) -> None:
+        """As the contract says."""
+        await self._scan(self._open(), wanted=False)
+
+    async def _scan(self, stack: _Stack, *, wanted: bool) -> None:
+        stack.scanner.wanted = wanted
+        try:
+            await stack.scanner.apply()
+        except Refused as error:
+            raise AdapterUnavailable(f"the adapter does not scan: {error}") from error
+
+    async def start_advertising(
+        self, device_name: str | None = None, manufacturer_data: Mapping[int, bytes] | None = None
+    ) -> None:
+        """As the contract says. Called again with other arguments, these count.
+
+        Raises `ConfigurationError` for a name over 8 bytes.
+        """
+        stack = self._open()
+        if self._uuids is None:
+            raise RuntimeError("start comes before start_advertising")
+        await stack.advertiser.show(Advertisement(self._uuids.service, device_name, manufacturer_data))
+
+    async def stop_advertising(self) -> None:
+        """As the contract says."""
+        await self._open().advertiser.show(None)
+
+    # --- links ---
+
+    async def connect(self, address: str) -> BLELink:
+        """As the contract says."""
+        stack, wanted = self._open(), normalise_address(address)
+        if self._uuids is None or self._identity is None:
+            raise RuntimeError("start comes before connect")
+        async with self.establishing:
+            try:
+                return await stack.central.connect(wanted, self._uuids, self._identity)
+            except Refused as error:
+                raise AdapterUnavailable(f"BlueZ fails: {error}") from error

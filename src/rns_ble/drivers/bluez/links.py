@@ -1,0 +1,119 @@
+"""The links of one adapter by device, and the ACL connections under them.
+
+One ACL connection carries both roles between two adapters, and BlueZ can only end the whole of it. So the
+last role that ends takes the connection down, and before that a role ends by itself alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from rns_ble.drivers.base import GOODBYE_TIMEOUT, BLEError, Role
+from rns_ble.drivers.bluez.tree import ADAPTER, DEVICE
+
+if TYPE_CHECKING:
+    from rns_ble.drivers.bluez.bus import Bus
+    from rns_ble.drivers.bluez.link import BluezLink
+    from rns_ble.drivers.bluez.tree import Tree
+
+log = logging.getLogger(__name__)
+
+DISCONNECT_TIMEOUT: Final = GOODBYE_TIMEOUT - 0.5
+"""Seconds; BlueZ takes 2.0 s, and what else a goodbye does must fit into the rest."""
+
+
+class Links:
+    """Device path → link, for each role."""
+
+    def __init__(self, bus: Bus, tree: Tree, adapter: str) -> None:
+        self._bus = bus
+        self._tree = tree
+        self._adapter = adapter
+        self._links: dict[Role, dict[str, BluezLink]] = {role: {} for role in Role}
+        self._changed = trio.lowlevel.ParkingLot()
+
+    def get(self, role: Role, path: str) -> BluezLink | None:
+        """The link in this role, also one that is being made or closed."""
+        return self._links[role].get(path)
+
+    def put(self, path: str, link: BluezLink) -> None:
+        """Remember a link until `drop`."""
+        self._links[link.role][path] = link
+
+    def drop(self, path: str, link: BluezLink) -> None:
+        """Forget a link. Idempotent."""
+        if self._links[link.role].get(path) is link:
+            del self._links[link.role][path]
+
+    def of(self, role: Role) -> dict[str, BluezLink]:
+        """Device path → link, as of now."""
+        return dict(self._links[role])
+
+    def all(self) -> list[BluezLink]:
+        """Every link that is remembered."""
+        return [link for links in self._links.values() for link in links.values()]
+
+    def addresses(self) -> list[str]:
+        """Of those with a live link."""
+        return sorted({link.address for link in self.all() if link.live})
+
+    def in_use(self, path: str, *, but: Role) -> bool:
+        """Whether a live link in another role needs this device's connection."""
+        return any(
+            path in links and links[path].live for role, links in self._links.items() if role is not but
+        )
+
+    # --- what BlueZ says ---
+
+    def on_device_changed(self, path: str) -> None:
+        """Device1 has changed, or is gone."""
+        if not self._tree.connected(path):
+            for links in self._links.values():
+                if path in links:
+                    link = links.pop(path)
+                    link.end("disconnected")
+        self.wake()
+
+    def wake(self) -> None:
+        """Something that `wait` may be for has changed."""
+        self._changed.unpark_all()
+
+    async def wait(self) -> None:
+        """Until a device, a characteristic or the adapter has changed."""
+        await self._changed.park()
+
+    # --- connections ---
+
+    async def disconnect(self, path: str, *, pending: bool = False) -> None:
+        """Take a device's connection down and wait for its end, `DISCONNECT_TIMEOUT` at most. Never raises.
+
+        `pending`: also where there is only an attempt at one.
+        """
+        with trio.move_on_after(DISCONNECT_TIMEOUT, shield=True) as scope:
+            try:
+                if pending or self._tree.connected(path):
+                    await self._bus.call(path, DEVICE, "Disconnect", timeout=DISCONNECT_TIMEOUT)
+            except BLEError as error:
+                log.debug("disconnecting %s: %s", path, error)
+            else:
+                while self._tree.connected(path):
+                    await self.wait()
+        if scope.cancelled_caught:
+            log.debug("%s has not been disconnected in time", path)
+
+    async def forget(self, path: str) -> None:
+        """Have BlueZ remove a device that an attempt has failed with, and what it knows of its services.
+
+        Not one that is connected, nor one that the user has paired. Never raises.
+        """
+        device = self._tree.get(path, DEVICE)
+        if device is None or device.get("Connected") or device.get("Paired") or device.get("Trusted"):
+            return
+        with trio.move_on_after(1, shield=True):
+            try:
+                await self._bus.call(self._adapter, ADAPTER, "RemoveDevice", "o", path)
+            except BLEError as error:
+                log.debug("removing %s: %s", path, error)

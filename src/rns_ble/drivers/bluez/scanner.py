@@ -1,0 +1,147 @@
+"""Discovery on one adapter, and who was sighted.
+
+BlueZ counts discoveries by D-Bus connection: ours ends with ours, and what other programs discover goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+from dbus_next import Variant
+
+from rns_ble.drivers.base import BLEDevice, BLEError
+from rns_ble.drivers.bluez.bus import BLUEZ, Refused
+from rns_ble.drivers.bluez.tree import ADAPTER, DEVICE
+from rns_ble.protocol.advertisement import known_rssi, normalise_address
+
+if TYPE_CHECKING:
+    from rns_ble.drivers.bluez.bus import Bus
+    from rns_ble.drivers.bluez.tree import Tree
+
+log = logging.getLogger(__name__)
+
+SETTLED: Final = frozenset({f"{BLUEZ}.Error.InProgress", f"{BLUEZ}.Error.NotReady", f"{BLUEZ}.Error.Busy"})
+"""What BlueZ answers while an earlier change of the same thing is under way."""
+
+RETRY_INTERVAL: Final = 0.05
+"""Seconds between two tries at what is under way: BlueZ has no signal for it."""
+
+PATIENCE: Final = 20.0
+"""Seconds before a discovery that can't be changed counts as a fault. When bluetoothd was killed while it
+looked for devices, the kernel goes on with that for 10.24 s, and begins nothing new (Core Specification, Vol
+3 Part C, Appendix A, TGAP(gen_disc_scan_min))."""
+
+
+class Scanner:
+    """Wanted by the mesh, paused while a connect is under way, needed by a connect that lacks its device."""
+
+    def __init__(
+        self, bus: Bus, tree: Tree, adapter: str, nursery: trio.Nursery, sight: Callable[[BLEDevice], None]
+    ) -> None:
+        """`adapter`: its object path. `sight` is told of each sighting."""
+        self._nursery = nursery
+        self.wanted = False
+        self._bus = bus
+        self._tree = tree
+        self._adapter = adapter
+        self._sight = sight
+        self._service = ""
+        self._running = False
+        self._pauses = 0
+        self._needs = 0
+        self._changing = trio.Lock()
+        self._sighted = trio.lowlevel.ParkingLot()
+
+    def look_for(self, service_uuid: str) -> None:
+        """Only who advertises this service is a sighting."""
+        self._service = service_uuid.lower()
+
+    async def apply(self) -> None:
+        """Bring the discovery to what is wanted. Raises as `Bus.call`, `Refused` where BlueZ goes on
+        refusing.
+        """
+        async with self._changing:
+            should = (self.wanted and not self._pauses) or self._needs > 0
+            if should and not self._running:
+                await self._patiently("SetDiscoveryFilter", "a{sv}", self._filter())
+                await self._patiently("StartDiscovery")
+                self._running = True
+            elif not should and self._running:
+                self._running = False
+                await self._patiently("StopDiscovery")
+
+    def _filter(self) -> dict[str, Variant]:
+        return {
+            "Transport": Variant("s", "le"),
+            "UUIDs": Variant("as", [self._service]),
+            "DuplicateData": Variant("b", True),  # or a device would be sighted once only
+        }
+
+    async def _patiently(self, member: str, signature: str = "", *body: Any) -> None:
+        deadline = trio.current_time() + PATIENCE
+        while True:
+            try:
+                with trio.CancelScope(shield=True):  # or we would not know whether it was done
+                    await self._bus.call(self._adapter, ADAPTER, member, signature, *body)
+            except Refused as error:
+                if member == "StopDiscovery" and error.name == f"{BLUEZ}.Error.Failed":
+                    return  # there was none, perhaps because the adapter was off
+                if error.name not in SETTLED or trio.current_time() > deadline:
+                    raise
+                log.debug("%s", error)
+                await trio.sleep(RETRY_INTERVAL)
+            else:
+                return
+
+    async def _go_on(self) -> None:
+        try:
+            await self.apply()
+        except BLEError as error:
+            log.warning("the adapter does not scan any more: %s", error)
+
+    @asynccontextmanager
+    async def pause(self) -> AsyncIterator[None]:
+        """No discovery by us inside the block: it would take the radio's time from the connect."""
+        self._pauses += 1
+        try:
+            await self.apply()
+            yield
+        finally:
+            self._pauses -= 1
+            self._nursery.start_soon(self._go_on)
+
+    async def wait_for_object(self, path: str) -> None:
+        """Until BlueZ has an object for this device; where it is gone, until the device is sighted again."""
+        if self._tree.get(path, DEVICE) is not None:
+            return
+        log.debug("%s is no longer known to BlueZ: waiting for it to be sighted again", path)
+        self._needs += 1
+        try:
+            await self.apply()
+            while self._tree.get(path, DEVICE) is None:
+                await self._sighted.park()
+        finally:
+            self._needs -= 1
+            self._nursery.start_soon(self._go_on)
+
+    def on_device_changed(self, path: str, changed: Mapping[str, Any]) -> None:
+        """Device1's properties: with a signal strength or data that only advertisements bring, a sighting."""
+        self._sighted.unpark_all()
+        if not changed.keys() & {"RSSI", "ManufacturerData"} or not (self.wanted or self._needs):
+            return
+        device = self._tree.get(path, DEVICE) or {}
+        rssi = known_rssi(device.get("RSSI"))
+        if rssi is None or self._service not in map(str.lower, device.get("UUIDs", ())):
+            return
+        self._sight(
+            BLEDevice(
+                normalise_address(str(device["Address"])),
+                rssi,
+                device.get("Name"),
+                {company: bytes(data.value) for company, data in device.get("ManufacturerData", {}).items()},
+            )
+        )
