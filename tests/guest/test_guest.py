@@ -1,16 +1,24 @@
 """tests/bluez inside the laboratory's guest, with the real bluetoothd of two generations.
 
-The first run builds the laboratory, which takes about ten minutes; see docs/bluez-lab.md.
+Only where RNS_BLE_GUEST is set. The first run builds the laboratory, which takes about ten minutes; see
+docs/bluez-lab.md.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+pytestmark = pytest.mark.skipif(
+    "RNS_BLE_GUEST" not in os.environ,
+    reason="builds and boots a guest with the real BlueZ, 20 minutes the first time: RNS_BLE_GUEST=1 pytest "
+    "tests/guest, or nox -s bluez",
+)
 
 CHECKOUT = Path(__file__).parents[2]
 LAB = CHECKOUT / "tests" / "bluez" / "lab"

@@ -169,8 +169,10 @@ class Client:
                 self._client._backend._on_disconnected()  # type: ignore[attr-defined]
             bus = self._client._backend._bus  # type: ignore[attr-defined]
             if bus is not None and bus.unique_name is None:
-                # Cancelled before it was connected: nobody reads it, so nobody would notice its end.
-                bus._finalize(None)
+                # Cancelled before it was connected: nobody reads it, so nobody would notice its end. It may
+                # have been cancelled so early, or so late, that it has closed its socket by itself.
+                if bus._sock is not None:
+                    bus._finalize(None)
                 self._client._backend._bus = None  # type: ignore[attr-defined]
             try:
                 await self._loop.run_aio_coroutine(self._client.disconnect())
