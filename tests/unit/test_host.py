@@ -102,7 +102,8 @@ def hosts() -> Iterator[Hosts]:
     hosts.listener.open.set()
     for host in hosts.made:
         host.stop()
-    assert set(threading.enumerate()) == before
+    # Nothing of ours is left. Trio's idle threads of other tests may have ended meanwhile.
+    assert set(threading.enumerate()) <= before
 
 
 @pytest.fixture
