@@ -102,7 +102,10 @@ def hosts() -> Iterator[Hosts]:
     hosts.listener.open.set()
     for host in hosts.made:
         host.stop()
-    # Nothing of ours is left. Trio's idle threads of other tests may have ended meanwhile.
+    # Nothing is left but what was there before. A thread that the test has just released may still be ending,
+    # and Trio's idle threads of other tests may have ended meanwhile.
+    for thread in set(threading.enumerate()) - before:
+        thread.join(PATIENCE)
     assert set(threading.enumerate()) <= before
 
 
