@@ -27,7 +27,7 @@ from typing import Final, Self
 
 import trio
 
-from rns_ble.protocol.gatt import value_limit
+from rns_ble.protocol.gatt import IDENTITY_LENGTH, value_limit
 
 GOODBYE_TIMEOUT: Final = 5.0
 """Seconds a driver may take to close a link or itself. BlueZ waits 2.0 s before it drops an ACL
@@ -200,6 +200,7 @@ class BLEDriverInterface(ABC):
         attempts make sense at once."""
         self._discovered_send: trio.MemorySendChannel[BLEDevice]
         self._accepted_send: trio.MemorySendChannel[BLELink]
+        self._identity: bytes | None = None
         self._running: AbstractAsyncContextManager[None] | None = None
 
     # --- life ---
@@ -252,12 +253,14 @@ class BLEDriverInterface(ABC):
     def address(self) -> str | None:
         """Our Bluetooth address as peers see it, normalised; None where the platform hides it."""
 
-    @abstractmethod
     def set_identity(self, identity: bytes) -> None:
         """What our Identity characteristic answers and `connect` writes: 16 bytes. Before `start`.
 
         Raises `ValueError` for another length.
         """
+        if len(identity) != IDENTITY_LENGTH:
+            raise ValueError(f"an identity is {IDENTITY_LENGTH} bytes, not {len(identity)}")
+        self._identity = bytes(identity)
 
     @abstractmethod
     async def start(

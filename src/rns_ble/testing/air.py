@@ -171,7 +171,6 @@ class MockBLEDriver(BLEDriverInterface):
         """What the Identity characteristic answers; a test may set it to something no peer should accept."""
         self.radio_address = normalise_address(address)
         """The address that others see."""
-        self._identity: bytes | None = None
         self._device_name: str | None = None
         self._manufacturer_data: Mapping[int, bytes] = {}
         self._service_uuid: str | None = None
@@ -225,9 +224,8 @@ class MockBLEDriver(BLEDriverInterface):
         return None if self.hides_address else self.radio_address
 
     def set_identity(self, identity: bytes) -> None:
-        if len(identity) != IDENTITY_LENGTH:
-            raise ValueError(f"an identity is {IDENTITY_LENGTH} bytes, not {len(identity)}")
-        self._identity = self.advertised_identity = identity
+        super().set_identity(identity)
+        self.advertised_identity = identity
 
     async def start(
         self, service_uuid: str, rx_char_uuid: str, tx_char_uuid: str, identity_char_uuid: str

@@ -34,7 +34,6 @@ from rns_ble.drivers.bluez.scanner import Scanner
 from rns_ble.drivers.bluez.tree import ADAPTER, CHARACTERISTIC, DEVICE, Tree
 from rns_ble.drivers.bluez.uuids import Uuids
 from rns_ble.protocol.advertisement import normalise_address
-from rns_ble.protocol.gatt import IDENTITY_LENGTH
 
 if TYPE_CHECKING:
     from rns_ble.drivers.asyncio_loop import AsyncioLoop
@@ -74,7 +73,6 @@ class BleakDriver(BLEDriverInterface):
         super().__init__()
         self._wanted = check_name(adapter)
         self._address = self._wanted if self._wanted is not None and ":" in self._wanted else None
-        self._identity: bytes | None = None
         self._uuids: Uuids | None = None
         self._stack: _Stack | None = None
         self._failure: str | None = None
@@ -224,12 +222,6 @@ class BleakDriver(BLEDriverInterface):
     def targeted(self) -> bool:
         """Whether this BlueZ (5.69 and later) notifies each central alone. False while not entered."""
         return self._stack is not None and self._stack.peripheral.targeted
-
-    def set_identity(self, identity: bytes) -> None:
-        """As the contract says."""
-        if len(identity) != IDENTITY_LENGTH:
-            raise ValueError(f"an identity is {IDENTITY_LENGTH} bytes, not {len(identity)}")
-        self._identity = bytes(identity)
 
     async def start(
         self, service_uuid: str, rx_char_uuid: str, tx_char_uuid: str, identity_char_uuid: str

@@ -7,7 +7,6 @@ cancellation. After cancellation the client is of no more use: the driver drops 
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import Final, NamedTuple, TypeVar
 
@@ -26,7 +25,6 @@ CLIENT_CHARACTERISTIC_CONFIGURATION: Final = b"\x02\x29"
 """Bluetooth Assigned Numbers, 3.5 and 3.6; the last one as on the air."""
 
 LAST_HANDLE: Final = 0xFFFF
-HANDLE_RANGE: Final = struct.Struct("<HH")
 
 
 class AttRefusal(Exception):

@@ -37,7 +37,7 @@ from rns_ble.drivers.hci.stack import Stack
 from rns_ble.drivers.hci.standing_jobs import Advertisement, Advertising, Scanning
 from rns_ble.drivers.hci.transports import check_name, open_transport
 from rns_ble.protocol.advertisement import normalise_address
-from rns_ble.protocol.gatt import ATT_MTU_DEFAULT, ATT_MTU_REQUESTED, IDENTITY_LENGTH
+from rns_ble.protocol.gatt import ATT_MTU_DEFAULT, ATT_MTU_REQUESTED
 
 if TYPE_CHECKING:
     from bumble.device import Connection
@@ -86,7 +86,6 @@ class BumbleDriver(BLEDriverInterface):
         self._address = None if self._prefers_public else self._static_address.to_string(False)
         self._att_mtu = att_mtu
         self._advertising_interval = advertising_interval
-        self._identity: bytes | None = None
         self._sightings = Sightings()
         self._stack: Stack | None = None
 
@@ -144,11 +143,6 @@ class BumbleDriver(BLEDriverInterface):
     def address(self) -> str | None:
         """None until a controller of which we take the public address was opened for the first time."""
         return self._address
-
-    def set_identity(self, identity: bytes) -> None:
-        if len(identity) != IDENTITY_LENGTH:
-            raise ValueError(f"an identity is {IDENTITY_LENGTH} bytes, not {len(identity)}")
-        self._identity = bytes(identity)
 
     async def start(
         self, service_uuid: str, rx_char_uuid: str, tx_char_uuid: str, identity_char_uuid: str
