@@ -37,6 +37,8 @@ class Node:
     peers: dict[bytes, Peer] = field(default_factory=dict)
     packets: list[tuple[bytes, bytes]] = field(default_factory=list)
     history: list[str] = field(default_factory=list)
+    longest_packet: int = 516
+    """Bytes: Reticulum's 500, and the access code of 16 that interfaces like ours have by default."""
 
     def __post_init__(self) -> None:
         self.driver = self.driver or MockBLEDriver(self.air, address_of(self.index))
@@ -71,7 +73,7 @@ class Node:
         self.history.append(f"left {peer.identity[:1].hex()}")
 
     async def run(self) -> None:
-        await supervise(self.driver, self.config, self.identity, self)
+        await supervise(self.driver, self.config, self.identity, self, self.longest_packet)
 
     def nothing_borrowed(self) -> bool:
         admission = self.mesh.admission

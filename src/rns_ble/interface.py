@@ -220,7 +220,8 @@ class BLEInterface(_Common):
     # --- the mesh ---
 
     async def _run(self, identity: bytes, listener: Listener) -> None:
-        await supervise(self.driver, self.config, identity, listener)
+        # What Reticulum has put in here since the constructor is there by now: it starts us after that.
+        await supervise(self.driver, self.config, identity, listener, self.HW_MTU + (self.ifac_size or 0))
 
     def snapshot(self) -> MeshStatus | None:
         """What the mesh knows now; None when it does not run. From any thread; waits a second at most."""

@@ -18,6 +18,7 @@ import logging
 import math
 from collections.abc import Iterator
 from typing import Final, NoReturn, Protocol
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -33,13 +34,18 @@ from rns_ble.drivers.base import (
     PeerUnreachable,
     ProtocolViolation,
 )
-from rns_ble.peer import Peer, Session
+from rns_ble.peer import Peer
 from rns_ble.protocol.advertisement import encode_capabilities
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, TX_UUID
+from rns_ble.protocol.pairs import Cuts
 from rns_ble.protocol.values import ValueKind, classify
+from rns_ble.session import Carrier, Session
 from rns_ble.status import MeshStatus
 
 log = logging.getLogger(__name__)
+
+PACKET_MAXIMUM: Final = 500
+"""Bytes of Reticulum's longest packet (`RNS.Reticulum.MTU`), without an access code."""
 
 HANDSHAKE_TIMEOUT: Final = 30.0
 """Seconds a central may stay without telling its identity (protocol v2.2)."""
@@ -90,9 +96,11 @@ class Mesh:
         identity: bytes,
         listener: Listener,
         candidates: dict[str, Candidate] | None = None,
+        longest_packet: int = PACKET_MAXIMUM,
     ) -> None:
         """`identity`: 16 bytes, `RNS.Transport.identity.hash`. `candidates`: a former mesh's, so that we know
-        whom to leave alone also after the driver has failed.
+        whom to leave alone also after the driver has failed. `longest_packet`: bytes, access code included;
+        the same in all nodes, or they could not read one another's packets.
         """
         self._driver = driver
         self._config = config
@@ -109,6 +117,8 @@ class Mesh:
             radio_tokens=driver.establishing.total_tokens,
             longest_silence=max(SEEN_RECENTLY, _scan_interval(config) + SCAN_WINDOW),
         )
+        self._cuts = Cuts(longest_packet)
+        self._carriers: WeakValueDictionary[object, Carrier] = WeakValueDictionary()  # of shared channels
         self._strangers = trio.CapacityLimiter(config.max_connections)
         # Parked here: who waits for a link, an attempt or a candidate to change.
         self._changes = trio.lowlevel.ParkingLot()
@@ -271,14 +281,22 @@ class Mesh:
             return False
         peer = self.peers.get(identity)
         if peer is None:
-            peer = Peer(identity, self._identity, self, self._config.outgoing_queue)
+            peer = Peer(identity, self._identity, self, self._config.outgoing_queue, self._cuts)
             self.peers[identity] = peer
             self._nursery.start_soon(self._run_peer, peer)
             self._listener.peer_joined(peer)
         log.debug("%s: linked as %s, ATT MTU %d, to %s", link.address, link.role.value, link.att_mtu, peer)
-        peer.join(link)
+        peer.join(link, self._carrier(link))
         self._changes.unpark_all()
         return True
+
+    def _carrier(self, link: BLELink) -> Carrier:
+        carrier = self._carriers.get(link.shared)
+        if carrier is None:
+            carrier = Carrier(self._cuts)
+            if link.shared is not None:
+                self._carriers[link.shared] = carrier
+        return carrier
 
     async def _run_peer(self, peer: Peer) -> None:
         try:
@@ -330,9 +348,15 @@ def _scan_interval(config: BLEConfig) -> float:
 
 
 async def supervise(
-    driver: BLEDriverInterface, config: BLEConfig, identity: bytes, listener: Listener
+    driver: BLEDriverInterface,
+    config: BLEConfig,
+    identity: bytes,
+    listener: Listener,
+    longest_packet: int = PACKET_MAXIMUM,
 ) -> NoReturn:
     """Keep a mesh running on the driver until cancelled, with back-off when the driver fails.
+
+    The arguments are those of `Mesh`.
 
     Cancelled: every peer has left, every link is closed and the driver is released when this returns.
     """
@@ -344,7 +368,7 @@ async def supervise(
         reason = "stopped"
         try:
             async with driver:
-                await Mesh(driver, config, identity, listener, candidates).run()
+                await Mesh(driver, config, identity, listener, candidates, longest_packet).run()
         except* BLEError as group:
             reason = _reason(group)
             # The same reason again is no news: an adapter that is missing is said once.

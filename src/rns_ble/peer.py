@@ -4,8 +4,8 @@ Theory of operation. A `Peer` lives from its first link until it has been withou
 Its nursery holds one sender and, for each link, a receiver and a heartbeat. What is always true:
 
 1. Packets are received on every link and sent on the one that was heard from last.
-2. One sender: the fragments of a packet go out in order on one link, and no other packet's come between
-   them. If the link is lost on the way, the whole packet is sent once more on another.
+2. One sender: the fragments of a packet go out on one link, and no other packet's come between them. If the
+   link is lost on the way, the whole packet is sent once more on another.
 3. A link's end ends its two tasks and nothing else; whatever ended it, the link is closed.
 4. Of two links to one identity neither is closed before both are `SETTLE_TIME` old, since a peer that
    resolves duplicates itself needs that long.
@@ -21,9 +21,11 @@ import trio
 
 from rns_ble.drivers.base import BLELink, LinkLost, Role
 from rns_ble.mailbox import Mailbox
-from rns_ble.protocol.fragmentation import Fragmenter, Reassembler
-from rns_ble.protocol.liveness import Action, Habits, Liveness
+from rns_ble.protocol.fragmentation import Reassembler
+from rns_ble.protocol.liveness import Action, Habits
+from rns_ble.protocol.pairs import Cuts, PairReassembler
 from rns_ble.protocol.values import KEEPALIVE, ValueKind, classify, ping, pong
+from rns_ble.session import Carrier, Session
 from rns_ble.status import LinkStatus, PeerStatus
 
 log = logging.getLogger(__name__)
@@ -33,11 +35,6 @@ DETACH_GRACE: Final = 2.0
 
 SETTLE_TIME: Final = 10.0
 """Seconds that two links to one identity are left alone: Columba's own tie-break takes that long."""
-
-SEND_TIMEOUT: Final = 30.0
-"""Seconds for the stack to take one value, after which the link counts as lost: the ATT transaction
-time-out (Core Specification, Vol 3 Part F, 3.3.3), the longest that a live link can stand still."""
-
 
 SEND_ATTEMPTS: Final = 2
 """Links on which one packet is tried. A third loss in a row is no accident: the packet may be its cause, and
@@ -57,50 +54,12 @@ class PeerOwner(Protocol):
         """The peer has been given up."""
 
 
-class Session:
-    """A link in use, with what is known of its health."""
-
-    def __init__(self, link: BLELink, now: float, habits: Habits) -> None:
-        self.link = link
-        self.since = now
-        self.liveness = Liveness(now, habits)
-        self.heard_anything = False
-        self.closed_by_us = False
-        self.scope = trio.CancelScope()
-        self.ping_received = trio.Event()
-        self.last_ping = b""
-        self._fragmenter = Fragmenter(link.value_limit)
-
-    def fragment(self, packet: bytes) -> list[bytes]:
-        """The packet in values that this link carries now."""
-        if self._fragmenter.value_limit != self.link.value_limit:
-            self._fragmenter = Fragmenter(self.link.value_limit)
-        return self._fragmenter.fragment(packet)
-
-    async def send(self, value: bytes, kind: ValueKind) -> None:
-        """Send one value. Raises `LinkLost`, also when the stack does not take it within `SEND_TIMEOUT`."""
-        try:
-            with trio.fail_after(SEND_TIMEOUT):
-                await self.link.send(value)
-        except trio.TooSlowError:
-            raise LinkLost(f"the stack took no value for {SEND_TIMEOUT:g} s") from None
-        self.liveness.sent(kind, trio.current_time())
-
-    def give_up(self, *, by_us: bool) -> None:
-        """End the session; its tasks close the link."""
-        self.closed_by_us = self.closed_by_us or by_us
-        self.scope.cancel()
-
-    @property
-    def lost(self) -> bool:
-        """Whether the session has been given up; its tasks may still be closing the link."""
-        return self.scope.cancel_called
-
-
 class Peer:
     """A remote identity with at least one link to it, now or up to `DETACH_GRACE` ago."""
 
-    def __init__(self, identity: bytes, own_identity: bytes, owner: PeerOwner, outgoing_queue: int) -> None:
+    def __init__(
+        self, identity: bytes, own_identity: bytes, owner: PeerOwner, outgoing_queue: int, cuts: Cuts
+    ) -> None:
         self.identity = identity
         self.outgoing: Mailbox[bytes] = Mailbox(outgoing_queue)
         """Packets to send; `put` from any thread."""
@@ -115,6 +74,7 @@ class Peer:
         self._links_lost_at = self._since
         self._habits = Habits()
         self._reassembler = Reassembler()
+        self._pairs = PairReassembler(cuts, self._reassembler)
         self._rx_packets = self._rx_bytes = self._rx_foreign = 0
         self._tx_packets = self._tx_bytes = self._tx_undeliverable = 0
 
@@ -139,9 +99,9 @@ class Peer:
                 self._owner.peer_ended(self)
             nursery.cancel_scope.cancel()
 
-    def join(self, link: BLELink) -> None:
+    def join(self, link: BLELink, carrier: Carrier) -> None:
         """Take over a link whose handshake is done. From now on the peer closes it."""
-        session = Session(link, trio.current_time(), self._habits)
+        session = Session(link, trio.current_time(), self._habits, carrier)
         self._sessions[link] = session
         if self._nursery is not None:
             self._take_on(self._nursery, session)
@@ -171,6 +131,7 @@ class Peer:
             log.debug("%s: link to %s lost: %s", self, link.address, "; ".join(map(str, lost.exceptions)))
         finally:
             del self._sessions[link]
+            session.ended()
             self._links_lost_at = trio.current_time()
             try:
                 await link.aclose()
@@ -209,7 +170,8 @@ class Peer:
         session.liveness.heard(kind, now)
         if kind is ValueKind.FRAGMENT:
             session.heard_anything = True
-            packet = self._reassembler.receive(value, now)
+            reassembler = self._pairs if session.pairs else self._reassembler
+            packet = reassembler.receive(value, now)
             if packet is not None:
                 self._rx_packets += 1
                 self._rx_bytes += len(packet)
@@ -240,8 +202,7 @@ class Peer:
         for _ in range(SEND_ATTEMPTS):
             session = await self._session_heard_last()
             try:
-                for value in session.fragment(packet):
-                    await session.send(value, ValueKind.FRAGMENT)
+                await session.send_packet(packet)
             except LinkLost as lost:
                 log.debug("%s: link to %s lost while sending: %s", self, session.link.address, lost)
                 session.give_up(by_us=False)
@@ -271,6 +232,7 @@ class Peer:
                 await session.send(pong(session.last_ping), ValueKind.PONG)
             now = trio.current_time()
             self._reassembler.expire(now)
+            self._pairs.expire(now)
             for action in session.liveness.poll(now):
                 match action:
                     case Action.SEND_KEEPALIVE:
@@ -310,6 +272,6 @@ class Peer:
             tx_bytes=self._tx_bytes,
             tx_queued=len(self.outgoing),
             tx_dropped=self.outgoing.refused + self._tx_undeliverable,
-            rx_incomplete=reassembly.incomplete,
+            rx_incomplete=reassembly.incomplete + self._pairs.incomplete,
             rx_foreign=self._rx_foreign + reassembly.malformed,
         )

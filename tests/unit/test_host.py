@@ -12,6 +12,7 @@ import trio
 from rns_ble.host import EVENTS_WAITING, PACKETS_PER_PEER, Host, current_interface
 from rns_ble.mesh import Listener
 from rns_ble.peer import Peer
+from rns_ble.protocol.pairs import Cuts
 
 OWN = b"\x01" * 16
 PATIENCE = 10.0
@@ -22,7 +23,7 @@ Run = Callable[[bytes, Listener], Awaitable[object]]
 
 def make_peer(number: int) -> Peer:
     """On the Trio thread."""
-    return Peer(bytes([number]) * 16, OWN, None, 128)  # type: ignore[arg-type]  # it is never run
+    return Peer(bytes([number]) * 16, OWN, None, 128, Cuts(500))  # type: ignore[arg-type]  # it is never run
 
 
 async def until(condition: Callable[[], bool]) -> None:

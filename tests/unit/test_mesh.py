@@ -660,3 +660,103 @@ async def test_the_power_modes_scan_as_documented() -> None:
                 await trio.sleep(0.1)
                 scanning += node.mesh.status().scanning
         assert scanning / 6000 == pytest.approx(share, abs=0.01)
+
+
+# --- what several links share, and links that do not keep the order ---
+
+
+async def put(node: Node, to: Node, packets: list[bytes]) -> None:
+    for packet in packets:
+        while not node.peers[to.identity].outgoing.put(packet):
+            await trio.sleep(0.001)
+
+
+def hub_and_centrals(air: Air, count: int) -> tuple[Node, list[Node]]:
+    """One node whose centrals all hear what it notifies, and these centrals."""
+    driver = MockBLEDriver(air, address_of(9), shares_notifications=True)
+    hub = Node(air, 9, config(enable_central=False), driver=driver)
+    return hub, [Node(air, index, config(enable_peripheral=False)) for index in range(1, count + 1)]
+
+
+def counted(driver: MockBLEDriver) -> list[bytes]:
+    """The values that are sent on a driver's links from now on."""
+    sent = []
+    for link in driver.links:
+
+        def send(value: bytes, real=link.send):
+            sent.append(value)
+            return real(value)
+
+        link.send = send
+    return sent
+
+
+@pytest.mark.parametrize("att_mtu", [23, 185, 517])
+async def test_packets_to_centrals_that_share_a_channel_do_not_mix(att_mtu: int) -> None:
+    air = Air(att_mtu=att_mtu, latency=0.005)
+    hub, centrals = hub_and_centrals(air, 3)
+    async with running(hub, *centrals):
+        await until(lambda: len(hub.peers) == 3)
+        sent = {n.index: [bytes([n.index, k]) + bytes([k]) * 514 for k in range(40)] for n in centrals}
+        async with trio.open_nursery() as nursery:
+            for n in centrals:
+                nursery.start_soon(put, hub, n, sent[n.index])
+        await until(lambda: all(len(n.packets) == 120 for n in centrals))
+        for n in centrals:
+            received = [packet for _, packet in n.packets]
+            assert [packet for packet in received if packet[0] == n.index] == sent[n.index]
+            assert sorted(received) == sorted(packet for packets in sent.values() for packet in packets)
+
+
+async def test_a_packet_to_all_who_share_a_channel_is_transmitted_once() -> None:
+    air = Air(latency=0.005)
+    hub, centrals = hub_and_centrals(air, 3)
+    async with running(hub, *centrals):
+        await until(lambda: len(hub.peers) == 3)
+        values = counted(hub.driver)
+        packets = [bytes([k]) * 300 for k in range(20)]
+        for packet in packets:
+            for n in centrals:
+                assert hub.peers[n.identity].outgoing.put(packet)
+        await until(lambda: all(len(n.packets) == 20 for n in centrals))
+        await trio.sleep(1)
+        assert len(values) == 20
+        for n in centrals:
+            assert [packet for _, packet in n.packets] == packets
+        # The same packet again, and for one of them only, is another transmission.
+        assert hub.peers[centrals[0].identity].outgoing.put(packets[0])
+        await until(lambda: all(len(n.packets) == 21 for n in centrals))
+
+
+async def test_who_comes_later_gets_what_he_has_not_heard() -> None:
+    air = Air()
+    hub, centrals = hub_and_centrals(air, 2)
+    first, second = centrals
+    async with running(hub, first):
+        await until(lambda: len(hub.peers) == 1)
+        assert hub.peers[first.identity].outgoing.put(b"announce")
+        await until(lambda: first.packets)
+        async with running(second):
+            await until(lambda: len(hub.peers) == 2)
+            assert hub.peers[second.identity].outgoing.put(b"announce")
+            await until(lambda: second.packets)
+
+
+@pytest.mark.parametrize("overtaking", [1, 40])
+async def test_full_size_packets_arrive_intact_where_values_overtake_each_other(overtaking: int) -> None:
+    air = Air(overtaking=overtaking, latency=0.001)
+    one, other = Node(air, 1), Node(air, 2)
+    async with running(one, other):
+        await until(lambda: linked(one, other))
+        sent = {
+            n.index: [bytes([n.index]) + k.to_bytes(2) + bytes([k % 256]) * 513 for k in range(500)]
+            for n in (one, other)
+        }
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(put, one, other, sent[1])
+            nursery.start_soon(put, other, one, sent[2])
+        await until(lambda: len(one.packets) == len(other.packets) == 500)
+        assert sorted(packet for _, packet in one.packets) == sent[2]
+        assert sorted(packet for _, packet in other.packets) == sent[1]
+        if overtaking > 1:
+            assert [packet for _, packet in one.packets] != sent[2], "nothing has overtaken anything"

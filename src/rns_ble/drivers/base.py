@@ -120,6 +120,10 @@ class BLELink(trio.abc.Channel[bytes]):
     """Values of the peer's that found no room, where the stack under the link knows no back-pressure."""
     data_path: str = "gatt"
     """How values travel, for the status: for example `socket` or `dbus`."""
+    keeps_order: bool = True
+    """Whether values arrive in the order in which they were sent. All arrive in either case."""
+    shared: object | None = None
+    """Not None: what is sent on this link goes to the peers of all links with the same `shared`."""
 
     @property
     @abstractmethod

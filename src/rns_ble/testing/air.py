@@ -2,13 +2,14 @@
 
 All of it is one Trio run; under `run_in_virtual_time` it is deterministic and takes no real time. What the
 air does to a link is set on the `Air`: range, signal strength, latency, ATT MTU, how long a connect takes,
-who refuses one and with whom it hangs. Values are never lost one by one: on a real link the Link Layer
-repeats them until they arrive or the link is lost (Core Specification, Vol 6 Part B, 4.5.9), so it is links
-that are lost here.
+who refuses one and with whom it hangs, how far values overtake each other. Values are never lost one by one:
+on a real link the Link Layer repeats them until they arrive or the link is lost (Core Specification, Vol 6
+Part B, 4.5.9), so it is links that are lost here.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from rns_ble.drivers.base import (
     Role,
 )
 from rns_ble.protocol.advertisement import normalise_address
-from rns_ble.protocol.gatt import ATT_MTU_REQUESTED, IDENTITY_LENGTH
+from rns_ble.protocol.gatt import ATT_MTU_REQUESTED, IDENTITY_LENGTH, value_limit
 
 VALUES_BUFFERED: Final = 16
 """Values on their way per direction before a sender waits: about what a controller's ACL buffers hold."""
@@ -50,6 +51,10 @@ class Air:
     """Seconds from `connect` to a link, when nothing hinders."""
     latency: float = 0.0
     """Seconds that a value travels."""
+    overtaking: int = 0
+    """How many values a value may overtake, as with several ATT bearers (EATT)."""
+    random: random.Random = field(default_factory=lambda: random.Random(0))
+    """Decides which value overtakes which."""
     att_mtu: int = ATT_MTU_REQUESTED
     """Bytes; of links made from now on that `att_mtus` does not name."""
     att_mtus: dict[frozenset[str], int] = field(default_factory=dict)
@@ -109,11 +114,13 @@ class MockLink(BLELink):
         self.rssi = air.rssis.get(_pair(own_address, address), air.rssi)
         self.data_path = "air"
         self.peer: MockLink
+        self.keeps_order = not air.overtaking
+        self.shared = driver if driver.shares_notifications and role is Role.PERIPHERAL else None
         self._driver = driver
         self._att_mtu = air.att_mtus.get(_pair(own_address, address), air.att_mtu)
         self._latency = air.latency
         self._inbox_send, self._inbox = trio.open_memory_channel[tuple[float, bytes]](VALUES_BUFFERED)
-        self._arriving: tuple[float, bytes] | None = None
+        self._arriving: list[tuple[float, bytes]] = []
         self._sending = trio.StrictFIFOLock()
         self._closed = False
         driver.links.add(self)
@@ -122,25 +129,45 @@ class MockLink(BLELink):
     def att_mtu(self) -> int:
         return self._att_mtu
 
+    @property
+    def value_limit(self) -> int:
+        return min(value_limit(link._att_mtu) for link in self._reaching())
+
+    def _reaching(self) -> list[MockLink]:
+        """The links whose peers hear what is sent on this one."""
+        return [
+            self,
+            *(link for link in self._driver.links if self.shared and link.shared and link is not self),
+        ]
+
     async def send(self, value: bytes) -> None:
         if len(value) > self.value_limit:
             raise ValueError(f"value of {len(value)} bytes on a link that carries {self.value_limit}")
         async with self._sending:
-            try:
-                arrival = trio.current_time() + self._latency
-                await self.peer._inbox_send.send((arrival, bytes(value)))
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                raise LinkLost(f"link to {self.address} has ended") from None
+            arrival = trio.current_time() + self._latency
+            for link in self._reaching():
+                try:
+                    await link.peer._inbox_send.send((arrival, bytes(value)))
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    if link is self:
+                        raise LinkLost(f"link to {self.address} has ended") from None
 
     async def receive(self) -> bytes:
         if self._closed:
             raise trio.ClosedResourceError
-        if self._arriving is None:
-            self._arriving = await self._inbox.receive()
-        arrival, value = self._arriving
+        if not self._arriving:
+            self._arriving.append(await self._inbox.receive())
+        air = self._driver.air
+        while len(self._arriving) <= air.overtaking:
+            try:
+                self._arriving.append(self._inbox.receive_nowait())
+            except (trio.WouldBlock, trio.EndOfChannel):
+                break
+        place = air.random.randrange(len(self._arriving))
+        arrival, value = self._arriving[place]
         if arrival > trio.current_time():
             await trio.sleep_until(arrival)
-        self._arriving = None
+        del self._arriving[place]
         return value
 
     def lose(self) -> None:
@@ -160,11 +187,20 @@ class MockBLEDriver(BLEDriverInterface):
     """A driver on an `Air`. Fulfils the contract of `rns_ble.drivers.base` to the letter."""
 
     def __init__(
-        self, air: Air, address: str, *, hides_address: bool = False, simultaneous_connects: int = 1
+        self,
+        air: Air,
+        address: str,
+        *,
+        hides_address: bool = False,
+        simultaneous_connects: int = 1,
+        shares_notifications: bool = False,
     ) -> None:
-        """`hides_address`: behave like a platform that does not tell its own address, as Android."""
+        """`hides_address`: behave like a platform that does not tell its own address, as Android.
+        `shares_notifications`: what it notifies goes to all of its centrals, as with BlueZ before 5.69.
+        """
         super().__init__(simultaneous_connects=simultaneous_connects)
         self.air = air
+        self.shares_notifications = shares_notifications
         self.hides_address = hides_address
         self.links: set[MockLink] = set()
         self.advertised_identity: bytes | None = None

@@ -83,6 +83,8 @@ class CallOutlet:
 class BluezLink(BLELink):
     """Owned by whoever got it from `connect` or `accepted`."""
 
+    keeps_order = False  # when the peer's host is BlueZ, too, they may have several ATT bearers
+
     def __init__(
         self,
         address: str,

@@ -252,6 +252,7 @@ class Peripheral:
         )
         self._links.put(path, link)
         if not self.targeted:
+            link.shared = self
             link.shared_limit = self._smallest_limit
             if self._shared is not None:
                 link.set_outlet(_Borrowed(self._shared))

@@ -1,0 +1,137 @@
+"""A link in use, and what its packets leave by.
+
+On most links that is the link itself. But some stacks have one channel for several links, and what is sent on
+one reaches the peers of all (`BLELink.shared`). There
+
+1. packets take turns, whichever peer they are for: fragments of two would be joined crosswise;
+2. a packet that Reticulum sends to all of these peers, to each by itself, is transmitted once. Whoever has
+   heard it with another does not get it again.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from rns_ble.drivers.base import BLELink, LinkLost
+from rns_ble.protocol.fragmentation import Fragmenter
+from rns_ble.protocol.gatt import ATT_MTU_REQUESTED
+from rns_ble.protocol.liveness import Habits, Liveness
+from rns_ble.protocol.pairs import Cuts, PairFragmenter
+from rns_ble.protocol.values import ValueKind
+
+SEND_TIMEOUT: Final = 30.0
+"""Seconds for the stack to take one value, after which the link counts as lost: the ATT transaction
+time-out (Core Specification, Vol 3 Part F, 3.3.3), the longest that a live link can stand still."""
+
+HEARD_TIME: Final = 10.0
+"""Seconds that a packet which somebody has heard with another is remembered, until it is his turn. Reticulum
+sends to all peers at once; only a queue can lie between."""
+
+HEARD_MAXIMUM: Final = 256
+"""Packets remembered, twice what a queue holds; of one that is forgotten, a peer gets another copy."""
+
+
+class Session:
+    """A link in use, with what is known of its health."""
+
+    def __init__(self, link: BLELink, now: float, habits: Habits, carrier: Carrier) -> None:
+        self.link = link
+        self.since = now
+        self.liveness = Liveness(now, habits)
+        self.heard_anything = False
+        self.closed_by_us = False
+        self.scope = trio.CancelScope()
+        self.ping_received = trio.Event()
+        self.last_ping = b""
+        self._carrier = carrier
+        carrier.sessions.add(self)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether the peer's packets may come in two halves that overtake those of others."""
+        return not self.link.keeps_order and self.link.att_mtu == ATT_MTU_REQUESTED
+
+    async def send(self, value: bytes, kind: ValueKind) -> None:
+        """Send one value. Raises `LinkLost`, also when the stack does not take it within `SEND_TIMEOUT`."""
+        try:
+            with trio.fail_after(SEND_TIMEOUT):
+                await self.link.send(value)
+        except trio.TooSlowError:
+            raise LinkLost(f"the stack took no value for {SEND_TIMEOUT:g} s") from None
+        self.liveness.sent(kind, trio.current_time())
+
+    async def send_packet(self, packet: bytes) -> None:
+        """Send a packet, all of it or, when the link is lost or we are cancelled, perhaps a part.
+
+        Raises `LinkLost`, and `ValueError` for a packet that can't be sent on this link.
+        """
+        await self._carrier.send(self, packet)
+
+    def give_up(self, *, by_us: bool) -> None:
+        """End the session; its tasks close the link."""
+        self.closed_by_us = self.closed_by_us or by_us
+        self.scope.cancel()
+
+    def ended(self) -> None:
+        """The link is no longer served."""
+        self._carrier.sessions.discard(self)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the session has been given up; its tasks may still be closing the link."""
+        return self.scope.cancel_called
+
+
+class Carrier:
+    """One link, or the channel that several of them share."""
+
+    def __init__(self, cuts: Cuts) -> None:
+        """`cuts`: of packets on links that do not keep the order of values."""
+        self.sessions: set[Session] = set()
+        """Whose peers hear what is sent."""
+        self._turn = trio.StrictFIFOLock()
+        self._fragmenter: Fragmenter | None = None
+        self._pairs = PairFragmenter(cuts)
+        self._heard: dict[bytes, tuple[float, set[Session]]] = {}  # packet → deadline, whose turn is to come
+
+    async def send(self, session: Session, packet: bytes) -> None:
+        """As `Session.send_packet`."""
+        async with self._turn:
+            if self._has_heard(session, packet):
+                return
+            others = [other for other in self.sessions if other is not session]
+            for value in self._fragment(session, packet):
+                await session.send(value, ValueKind.FRAGMENT)
+            self._have_heard(others, packet)
+
+    def _fragment(self, session: Session, packet: bytes) -> list[bytes]:
+        limit = session.link.value_limit
+        if not session.link.keeps_order:
+            halves = self._pairs.fragment(packet, limit)
+            if halves is not None:
+                return halves
+        if self._fragmenter is None or self._fragmenter.value_limit != limit:
+            self._fragmenter = Fragmenter(limit)
+        return self._fragmenter.fragment(packet)
+
+    def _has_heard(self, session: Session, packet: bytes) -> bool:
+        now = trio.current_time()
+        deadline, listeners = self._heard.get(packet, (now, set()))
+        if session not in listeners or now > deadline:
+            return False
+        listeners.discard(session)
+        return True
+
+    def _have_heard(self, others: list[Session], packet: bytes) -> None:
+        listeners = {other for other in others if other in self.sessions}
+        if not listeners:
+            return
+        now = trio.current_time()
+        for other in listeners:
+            other.liveness.sent(ValueKind.FRAGMENT, now)
+        self._heard.pop(packet, None)  # so that the dict is in the order of the deadlines
+        self._heard[packet] = now + HEARD_TIME, listeners
+        while len(self._heard) > HEARD_MAXIMUM or next(iter(self._heard.values()))[0] < now:
+            del self._heard[next(iter(self._heard))]
