@@ -1,4 +1,4 @@
-"""Full-size packets with an access code, which take two values each: at full speed, and to several centrals."""
+"""Full-size packets with an access code, two values each: at full speed, and to several centrals."""
 
 from __future__ import annotations
 
