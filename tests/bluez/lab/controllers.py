@@ -33,6 +33,9 @@ from bumble.link import LocalLink
 # Seconds until both ends notice that a link is gone. BlueZ asks for 0.42 s to 20 s; the tests don't wait
 # longer than they must.
 SUPERVISION_TIMEOUT = 0.5
+# Seconds until a central notices that its new connection is none: six connection events (Core Specification,
+# Vol 6 Part B, 4.5.2), of the 0.03 s to 0.05 s that Linux asks for.
+ESTABLISHMENT_TIMEOUT = 0.3
 # Seconds that a link-layer request takes on the air: some connection events. When it takes no time,
 # bluetoothd 5.66 may see the L2CAP connection before the kernel's event "device connected"; it never signals
 # Connected then.
@@ -102,6 +105,14 @@ class Air(LocalLink):
                 LINK_LAYER_DELAY, receiver.on_ll_control_pdu, sender_address, packet
             )
 
+    def not_established(self, central: Any, peripheral: Any) -> None:
+        """The central finds that nobody answers on its new connection."""
+        controller = self.find_le_controller(central)
+        if controller and (connection := controller.le_connections.get(peripheral)):
+            asyncio.get_running_loop().call_later(
+                ESTABLISHMENT_TIMEOUT, cast(LabController, controller).not_established, connection
+            )
+
     def lose(self, controller: LabController) -> None:
         """Ends the controller's connections as its peers, and it, would see it."""
         for connection in list(controller.le_connections.values()):
@@ -129,9 +140,18 @@ class LabController(Controller):
         if connection in self.le_connections.values():
             self.on_le_disconnected(connection, hci.HCI_ErrorCode.CONNECTION_TIMEOUT_ERROR)
 
+    def not_established(self, connection: Any) -> None:
+        if connection in self.le_connections.values():
+            self.on_le_disconnected(connection, hci.HCI_ErrorCode.CONNECTION_FAILED_TO_BE_ESTABLISHED_ERROR)
+
     def on_le_connect_ind(self, packet: Any) -> None:
         self.connect_ind = packet
         super().on_le_connect_ind(packet)
+        if packet.advertiser_address == self.le_legacy_advertiser.address:
+            # Of several centrals that answer one advertisement Bumble's first one gets the connection, as it
+            # should be, but the others are not told that theirs came to nothing.
+            if packet.initiator_address not in self.le_connections:
+                cast(Air, self.link).not_established(packet.initiator_address, packet.advertiser_address)
 
     def send_hci_packet(self, packet: Any) -> None:
         if isinstance(packet, hci.HCI_LE_Connection_Complete_Event) and packet.role == hci.Role.PERIPHERAL:
