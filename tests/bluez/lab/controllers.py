@@ -147,11 +147,11 @@ class LabController(Controller):
     def on_le_connect_ind(self, packet: Any) -> None:
         self.connect_ind = packet
         super().on_le_connect_ind(packet)
-        if packet.advertiser_address == self.le_legacy_advertiser.address:
-            # Of several centrals that answer one advertisement Bumble's first one gets the connection, as it
-            # should be, but the others are not told that theirs came to nothing.
-            if packet.initiator_address not in self.le_connections:
-                cast(Air, self.link).not_established(packet.initiator_address, packet.advertiser_address)
+        # Of several centrals that answer one advertisement Bumble's first one gets the connection, as it
+        # should be, but the others are not told that theirs came to nothing.
+        ours = packet.advertiser_address == self.le_legacy_advertiser.address
+        if ours and packet.initiator_address not in self.le_connections:
+            cast(Air, self.link).not_established(packet.initiator_address, packet.advertiser_address)
 
     def send_hci_packet(self, packet: Any) -> None:
         if isinstance(packet, hci.HCI_LE_Connection_Complete_Event) and packet.role == hci.Role.PERIPHERAL:
