@@ -6,6 +6,8 @@ import asyncio
 import errno
 import gc
 import logging
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -92,6 +94,72 @@ async def test_asyncio_in_another_thread_is_plain_also_while_a_loop_is_open(run)
 
 def test_asyncio_run_works_in_the_main_thread() -> None:
     assert asyncio.run(work()) == PLAIN
+
+
+async def test_a_subprocess_of_asyncio_in_another_thread_ends_also_while_a_loop_is_open() -> None:
+    async def run() -> int:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", "raise SystemExit(7)")
+        return await process.wait()
+
+    async with open_asyncio_loop():
+        assert await trio.to_thread.run_sync(lambda: asyncio.run(run())) == 7
+
+
+async def test_a_loop_elsewhere_keeps_asyncios_own_way_with_faults() -> None:
+    def handler() -> object:
+        loop = asyncio.new_event_loop()
+        try:
+            return loop.get_exception_handler()
+        finally:
+            loop.close()
+
+    async with open_asyncio_loop() as loop:
+        assert loop.get_exception_handler() is asyncio_loop.report  # type: ignore[attr-defined]
+        assert await trio.to_thread.run_sync(handler) is None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the driver for BlueZ is Linux's")
+def test_the_drivers_leave_asyncio_as_it_was_for_the_rest_of_a_process() -> None:
+    """As an `rnsd` sees it that has both: bleak and dbus-next imported, and a driver's loop open."""
+    process = subprocess.run(
+        [sys.executable, "-W", "error", "-c", REST_OF_A_PROCESS], capture_output=True, text=True, check=False
+    )
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+
+
+REST_OF_A_PROCESS = """
+import asyncio, threading, trio
+
+import bleak, dbus_next, rns_ble.drivers.bluez, rns_ble.drivers.hci
+from rns_ble.drivers.asyncio_loop import open_asyncio_loop
+
+
+async def work():
+    await asyncio.sleep(0.001)
+    return type(asyncio.get_running_loop()).__module__
+
+
+def elsewhere():
+    assert asyncio.run(work()) == "asyncio.unix_events"
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    assert asyncio.run_coroutine_threadsafe(work(), loop).result(20) == "asyncio.unix_events"
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(20)
+    loop.close()
+
+
+async def main():
+    async with open_asyncio_loop():
+        await trio.to_thread.run_sync(elsewhere)
+    await trio.to_thread.run_sync(elsewhere)
+
+
+elsewhere()
+trio.run(main)
+elsewhere()
+"""
 
 
 # --- one loop for several ---
