@@ -214,6 +214,7 @@ class Laboratory:
         )
         self.count = int(os.environ["RNS_BLE_CONTROLLERS"])
         self._settings = MAIN_CONF.read_text()
+        self._scanner = self.bluetoothd.pid
         self._added: set[int] = set()
         self._unplugged: set[int] = set()
         self._out_of_range: set[int] = set()
@@ -347,6 +348,12 @@ class Laboratory:
             try:
                 found = await adapters()
                 await remove_devices()
+                if self._scanner != self.bluetoothd.pid:
+                    # The kernel goes on for 10 s with the scan of one that was killed, and refuses others.
+                    for name in found:
+                        await set_powered(name, False)
+                    self._scanner = self.bluetoothd.pid
+                    return False
                 for name, properties in found.items():
                     if not properties["Powered"]:
                         await set_powered(name, True)
