@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import AsyncIterator
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import trio
 
-from rns_ble.cli.demo.network import Network, Node, open_network
+from rns_ble.cli.demo.network import Network, Node, open_network, open_nodes
 
 DEADLINE = 120.0
 """Seconds until a test that hangs fails. Nothing depends on how much of it is used."""
+
+RESOURCE_FAILURES = ("resource_failed", "resource_link_closed")
 
 REPEAT = 6.0
 """Seconds before something that the network may have lost is sent again."""
 
 
 @asynccontextmanager
-async def network(directory: Path) -> AsyncIterator[Network]:
-    """An ether that nodes can join, for one test; a process that fails, fails the test with its log."""
+async def network(directory: Path, keys: Mapping[str, str] | None = None) -> AsyncIterator[Network]:
+    """A radio that nodes can join, for one test; a process that fails, fails the test with its log.
+
+    `keys`: what their BLE interfaces have in their sections, where the radio is there already; without, an
+    ether is started.
+    """
     with trio.fail_after(DEADLINE):
-        async with open_network(directory) as net:
+        async with open_network(directory) if keys is None else open_nodes(directory, keys) as net:
             yield net
 
 
@@ -73,6 +84,45 @@ async def deliver(net: Network, sender: Node, receiver: Node, content: str) -> N
     await receiver.wait_for(
         "message_received", received_since, content=content, source=sender.delivery, signature_valid=True
     )
+
+
+async def transfer(net: Network, sender: Node, receiver: Node, size: int) -> float:
+    """Send a Resource of random bytes; it arrives whole. Seconds from its first packet to its proof."""
+    while not sender.has_heard(receiver.resources):
+        await receiver.tell("announce", what="resources")
+        with trio.move_on_after(REPEAT):
+            await sender.wait_for("announce", destination=receiver.resources)
+    sent_since, received_since = len(sender.events), len(receiver.events)
+    await sender.tell("send_resource", to=receiver.resources, size=size)
+    await net.until(
+        lambda: any(sender.seen(event, sent_since) for event in ("resource_proved", *RESOURCE_FAILURES))
+    )
+    proved = sender.seen("resource_proved", sent_since)
+    assert proved, sender.events[sent_since:]
+    received = await receiver.wait_for("resource_received", received_since)
+    assert proved["bytes"] == received["bytes"] == size
+    assert proved["sha256"] == received["sha256"]
+    return float(proved["seconds"])
+
+
+def shared() -> dict[str, str]:
+    """What makes a node answer to `rnstatus`, under a name of its own."""
+    return {"share_instance": "yes", "instance_name": f"rns-ble-{uuid.uuid4().hex}"}
+
+
+async def rnstatus(node: Node) -> list[dict[str, Any]]:
+    """What `rnstatus` shows of the interfaces of a node that is `shared`."""
+    outcome = await trio.run_process(
+        [sys.executable, "-m", "RNS.Utilities.rnstatus", "--config", str(node.directory), "-j"],
+        # Unbuffered: at its exit Reticulum replaces stdout, and what was still in the buffer may be lost.
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        capture_stdout=True,
+        stdin=subprocess.DEVNULL,
+    )
+    # Reticulum's own log goes to stdout, too.
+    printed = [line for line in outcome.stdout.splitlines() if line.startswith(b"{")]
+    assert len(printed) == 1, outcome.stdout
+    return list(json.loads(printed[0])["interfaces"])
 
 
 def processes_with(argument: str) -> list[int]:

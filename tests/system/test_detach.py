@@ -59,7 +59,7 @@ async def test_detach_leaves_no_thread_no_file_no_process_and_no_temporary_direc
         [neighbour] = await start(net, 1)
         with trio.fail_after(DEADLINE):
             outcome = await trio.run_process(
-                [sys.executable, "-X", "dev", "-W", "error", "-c", SCRIPT, str(alone), net.transport],
+                [sys.executable, "-X", "dev", "-W", "error", "-c", SCRIPT, str(alone), net.keys["transport"]],
                 env={**os.environ, "TMPDIR": str(temporary)},
                 stdin=subprocess.DEVNULL,
                 capture_stdout=True,

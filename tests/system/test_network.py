@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import uuid
 from pathlib import Path
 
 import trio
 
 from rns_ble.cli.demo.network import Node
-from tests.system.networks import REPEAT, announce, deliver, linked, network, start
+from tests.system.networks import announce, deliver, linked, network, rnstatus, shared, start, transfer
 
 
 async def test_messages_are_delivered_with_proof_both_ways(tmp_path: Path) -> None:
@@ -28,19 +23,10 @@ async def test_messages_are_delivered_with_proof_both_ways(tmp_path: Path) -> No
 
 
 async def test_a_resource_of_one_megabyte_arrives_intact(tmp_path: Path) -> None:
-    size = 1024 * 1024
     async with network(tmp_path) as net:
         one, two = await start(net, 2)
         await linked(net, one, two)
-        while not one.has_heard(two.resources):
-            await two.tell("announce", what="resources")
-            with trio.move_on_after(REPEAT):
-                await one.wait_for("announce", destination=two.resources)
-        await one.tell("send_resource", to=two.resources, size=size)
-        proved = await one.wait_for("resource_proved")
-        received = await two.wait_for("resource_received")
-        assert proved["bytes"] == received["bytes"] == size
-        assert proved["sha256"] == received["sha256"]
+        await transfer(net, one, two, 1024 * 1024)
 
 
 async def packets_arrived(receiver: Node, sender: Node) -> None:
@@ -58,7 +44,7 @@ async def test_only_who_has_the_passphrase_gets_anything_through(tmp_path: Path)
     async with network(tmp_path) as net:
         async with trio.open_nursery() as nursery:
             for number, options in enumerate((right, right, wrong, {}), start=1):
-                nursery.start_soon(lambda n=number, o=options: net.start_node(n, interface=o))
+                nursery.start_soon(lambda n=number, o=options: net.start_node(n, interfaces=[o]))
         one, two, outsider, unaware = nodes = [net.nodes[number] for number in range(1, 5)]
         # Bluetooth links know nothing of the passphrase.
         await linked(net, *nodes)
@@ -112,9 +98,6 @@ async def test_the_mesh_heals_when_a_node_is_killed_and_comes_back(tmp_path: Pat
 
 
 async def test_rnstatus_shows_the_peers(tmp_path: Path) -> None:
-    def shared() -> dict[str, str]:
-        return {"share_instance": "yes", "instance_name": f"rns-ble-{uuid.uuid4().hex}"}
-
     async with network(tmp_path) as net:
         async with trio.open_nursery() as nursery:
             for number in (1, 2, 3):
@@ -124,16 +107,7 @@ async def test_rnstatus_shows_the_peers(tmp_path: Path) -> None:
         await announce(net, two, one)
         await announce(net, three, one)
 
-        rnstatus = [sys.executable, "-m", "RNS.Utilities.rnstatus", "--config", str(one.directory), "-j"]
-        # Unbuffered: at its exit Reticulum replaces stdout, and what was still in the buffer may be lost.
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        outcome = await trio.run_process(
-            rnstatus, env=environment, capture_stdout=True, stdin=subprocess.DEVNULL
-        )
-        # Reticulum's own log goes to stdout, too.
-        printed = [line for line in outcome.stdout.splitlines() if line.startswith(b"{")]
-        assert len(printed) == 1, outcome.stdout
-        shown = json.loads(printed[0])["interfaces"]
+        shown = await rnstatus(one)
         [parent] = [interface for interface in shown if interface["type"] == "BLEInterface"]
         peers = [interface for interface in shown if interface["type"] == "BLEPeerInterface"]
         assert parent["status"] is True

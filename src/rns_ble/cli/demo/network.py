@@ -193,9 +193,12 @@ class Node(Process):
 
     @property
     def peers(self) -> dict[str, list[dict[str, Any]]]:
-        """Identity → links, for the BLE peers it is linked to now."""
+        """Identity → links, over all its BLE interfaces, for the BLE peers it is linked to now."""
         told = next((event for event in reversed(self.events) if event["event"] == "peers"), None)
-        return {peer["identity"]: peer["links"] for peer in told["peers"]} if told else {}
+        peers: dict[str, list[dict[str, Any]]] = {}
+        for peer in told["peers"] if told else ():
+            peers.setdefault(peer["identity"], []).extend(peer["links"])
+        return peers
 
     def has_heard(self, destination: str, since: int = 0) -> bool:
         """Whether it has heard an announce of that destination, from `events[since]` on."""
@@ -203,54 +206,46 @@ class Node(Process):
 
 
 class Network:
-    """An ether and the nodes on it. Made by `open_network`."""
+    """Nodes that have the same radio. Made by `open_nodes`, and with a radio of its own by `open_network`."""
 
-    def __init__(self, directory: Path, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        nursery: trio.Nursery,
+        keys: Mapping[str, str],
+        changes: trio.lowlevel.ParkingLot,
+    ) -> None:
         self.directory = directory
+        self.keys: Final = keys
+        """What the section of every BLE interface has, whichever node's it is."""
         self.nodes: dict[int, Node] = {}
         """By number."""
-        self._changes = trio.lowlevel.ParkingLot()
+        self._changes = changes
         self._nursery = nursery
-        ether = "ether", "--listen", "127.0.0.1:0", "--json", "--until-stdin-ends"
-        self.ether = Process(
-            "the ether",
-            [sys.executable, "-m", "rns_ble.cli", *ether],
-            [directory / "ether.log"],
-            self._changes,
-        )
-
-    @property
-    def transport(self) -> str:
-        """What a node's `transport` has to say to be on this ether."""
-        listening = self.ether.seen("listening")
-        assert listening is not None
-        return str(listening["transport"])
 
     async def start_node(
         self,
         number: int,
         *,
-        interface: Mapping[str, str] | None = None,
+        interfaces: Sequence[Mapping[str, str]] = ({},),
         reticulum: Mapping[str, str] | None = None,
     ) -> Node:
         """Start node `number` (1 and up) and wait until Reticulum is up in it.
 
-        `interface` and `reticulum`: more keys for its BLE interface and its [reticulum] section. A node of a
-        number that was started before takes over that one's directory, and so its identities.
+        `interfaces`: for each of its BLE interfaces, what its section has on top of the network's `keys`;
+        `reticulum`: more keys for its [reticulum] section. A node of a number that was started before takes
+        over that one's directory, and so its identities.
 
-        Raises `ProcessFailedError` when its BLE interface did not come up.
+        Raises `ProcessFailedError` when not all its BLE interfaces came up.
         """
         directory = self.directory / f"node-{number}"
-        write_configuration(
-            directory,
-            {"driver": "bumble", "transport": self.transport, **(interface or {})},
-            reticulum or {},
-        )
+        write_configuration(directory, [{**self.keys, **keys} for keys in interfaces], reticulum or {})
         self.nodes[number] = node = Node(f"node {number}", directory, self._changes)
         await self._nursery.start(node.run)
         ready = await node.wait_for("ready")
-        if not any("BLE" in name for name in ready["interfaces"]):
-            raise node.failure("has no BLE interface")
+        up = sum(name.startswith(f"{reticulum_config.INTERFACE_TYPE}[") for name in ready["interfaces"])
+        if up < len(interfaces):
+            raise node.failure(f"has {up} of its {len(interfaces)} BLE interfaces")
         return node
 
     async def change(self) -> None:
@@ -267,29 +262,52 @@ class Network:
             await self.change()
 
 
-def write_configuration(directory: Path, interface: Mapping[str, str], reticulum: Mapping[str, str]) -> None:
-    """A Reticulum configuration with one BLE interface and no other, and the shim as `install` writes it."""
+def write_configuration(
+    directory: Path, interfaces: Sequence[Mapping[str, str]], reticulum: Mapping[str, str]
+) -> None:
+    """A Reticulum configuration with these BLE interfaces and no other, and the shim as `install` writes
+    it.
+    """
     options = {"enable_transport": "no", "share_instance": "no", **reticulum}
     lines = "".join(f"  {key} = {value}\n" for key, value in options.items())
+    sections = "\n".join(
+        reticulum_config.block(reticulum_config.SECTION_NAME + (f" {number}" if number > 1 else ""), keys)
+        for number, keys in enumerate(interfaces, 1)
+    )
     write_shim(directory)
     (directory / "config").write_text(
-        f"[reticulum]\n{lines}\n[logging]\n  loglevel = {LOG_LEVEL}\n\n"
-        f"[interfaces]\n\n{reticulum_config.block(keys=interface)}"
+        f"[reticulum]\n{lines}\n[logging]\n  loglevel = {LOG_LEVEL}\n\n[interfaces]\n\n{sections}"
     )
 
 
 @asynccontextmanager
-async def open_network(directory: Path) -> AsyncIterator[Network]:
-    """An ether, ready for nodes. At the end of the block every process is gone.
+async def open_nodes(directory: Path, keys: Mapping[str, str]) -> AsyncIterator[Network]:
+    """Nodes on a radio that is there already, for example a Bluetooth adapter each.
 
+    `keys`: what the section of every BLE interface has. At the end of the block every process is gone.
     When one of them fails before, the block is cancelled. Raises `ProcessFailedError`, in exception groups.
     """
+    async with trio.open_nursery() as nursery:
+        yield Network(directory, nursery, keys, trio.lowlevel.ParkingLot())
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_network(directory: Path) -> AsyncIterator[Network]:
+    """The same with an ether of its own."""
+    arguments = "ether", "--listen", "127.0.0.1:0", "--json", "--until-stdin-ends"
+    ether = Process(
+        "the ether",
+        [sys.executable, "-m", "rns_ble.cli", *arguments],
+        [directory / "ether.log"],
+        trio.lowlevel.ParkingLot(),
+    )
     async with trio.open_nursery() as around:
-        # A nursery of their own: the nodes take leave of each other while there still is an ether.
-        async with trio.open_nursery() as nursery:
-            network = Network(directory, nursery)
-            await around.start(network.ether.run)
-            await network.ether.wait_for("listening")
+        await around.start(ether.run)
+        listening = await ether.wait_for("listening")
+        # The nodes have a nursery of their own: they take leave of each other while there still is an ether.
+        async with open_nodes(
+            directory, {"driver": "bumble", "transport": listening["transport"]}
+        ) as network:
             yield network
-            nursery.cancel_scope.cancel()
         around.cancel_scope.cancel()

@@ -19,6 +19,7 @@ import select
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
@@ -203,10 +204,10 @@ class Node:
             self._events.tell("peers", peers=peers)
 
 
-def _statuses() -> list[Any]:
-    """A `rns_ble.status.PeerStatus` for each peer of each BLE interface."""
+def _statuses() -> list[tuple[str, Any]]:
+    """For each peer of each BLE interface, the interface's name and a `rns_ble.status.PeerStatus`."""
     return [
-        peer
+        (interface.name, peer)
         for interface in list(RNS.Transport.interfaces)
         if type(interface).__name__ == "BLEInterface" and (mesh := interface.snapshot()) is not None
         for peer in mesh.peers
@@ -214,30 +215,38 @@ def _statuses() -> list[Any]:
 
 
 def _peers() -> list[dict[str, object]]:
-    """Each linked BLE peer: its identity, and ATT MTU and role of each link to it."""
+    """Each linked BLE peer of each interface: its identity, and what there is to say of each link to it."""
     return [
         {
             "identity": peer.identity,
             "links": [
-                {"address": link.address, "role": link.role, "att_mtu": link.att_mtu} for link in peer.links
+                {
+                    "interface": interface,
+                    "address": link.address,
+                    "role": link.role,
+                    "att_mtu": link.att_mtu,
+                    "data_path": link.data_path,
+                }
+                for link in peer.links
             ],
         }
-        for peer in _statuses()
+        for interface, peer in _statuses()
         if peer.links
     ]
 
 
 def _packets() -> dict[str, dict[str, int]]:
     """Identity → packets over the air from and to it, whether Reticulum wanted them or not."""
-    return {
-        peer.identity: {
+    packets: dict[str, Counter[str]] = {}
+    for _, peer in _statuses():
+        counted = {
             "received": peer.rx_packets,
             "sent": peer.tx_packets,
             "dropped": peer.tx_dropped,
             "incomplete": peer.rx_incomplete,
         }
-        for peer in _statuses()
-    }
+        packets.setdefault(peer.identity, Counter()).update(counted)
+    return {identity: dict(counted) for identity, counted in packets.items()}
 
 
 def main() -> None:
