@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -39,6 +39,7 @@ class Node:
     history: list[str] = field(default_factory=list)
     longest_packet: int = 516
     """Bytes: Reticulum's 500, and the access code of 16 that interfaces like ours have by default."""
+    linked_elsewhere: Callable[[bytes], bool] = lambda _identity: False
 
     def __post_init__(self) -> None:
         self.driver = self.driver or MockBLEDriver(self.air, address_of(self.index))
@@ -73,7 +74,9 @@ class Node:
         self.history.append(f"left {peer.identity[:1].hex()}")
 
     async def run(self) -> None:
-        await supervise(self.driver, self.config, self.identity, self, self.longest_packet)
+        await supervise(
+            self.driver, self.config, self.identity, self, self.longest_packet, self.linked_elsewhere
+        )
 
     def nothing_borrowed(self) -> bool:
         admission = self.mesh.admission

@@ -105,7 +105,7 @@ class BLEInterface(_Common):
         heading = current_interface.set(f"BLEInterface[{configuration.get('name', BLEConfig().name)}]")
         try:
             self.config = BLEConfig.from_section(configuration)
-            self.driver = driver or (type(self).driver_class or _make_driver)(self.config)
+            self.driver = driver or (type(self).driver_class or make_driver)(self.config)
         except BLEError as error:
             for line in str(error).splitlines():
                 log.error("can't be used: %s", line)  # noqa: TRY400  (Reticulum logs the traceback)
@@ -221,7 +221,25 @@ class BLEInterface(_Common):
 
     async def _run(self, identity: bytes, listener: Listener) -> None:
         # What Reticulum has put in here since the constructor is there by now: it starts us after that.
-        await supervise(self.driver, self.config, identity, listener, self.HW_MTU + (self.ifac_size or 0))
+        longest = self.HW_MTU + (self.ifac_size or 0)
+        await supervise(self.driver, self.config, identity, listener, longest, self._linked_elsewhere)
+
+    def _linked_elsewhere(self, identity: bytes) -> bool:
+        """Whether another interface of this process, in the same network, has that peer. On the Trio
+        thread.
+        """
+        return any(
+            isinstance(interface, BLEPeerInterface)
+            and interface.identity == identity
+            and interface.parent_interface is not self
+            and interface.parent_interface.network == self.network
+            for interface in RNS.Transport.interfaces.copy()
+        )
+
+    @property
+    def network(self) -> tuple[str, str | None, str | None]:
+        """What two interfaces must have alike for their packets to be the same network's."""
+        return self.config.service_uuid, self.ifac_netname, self.ifac_netkey
 
     def snapshot(self) -> MeshStatus | None:
         """What the mesh knows now; None when it does not run. From any thread; waits a second at most."""
@@ -301,7 +319,7 @@ def _transport_identity() -> bytes | None:
     return identity
 
 
-def _make_driver(config: BLEConfig) -> BLEDriverInterface:
+def make_driver(config: BLEConfig) -> BLEDriverInterface:
     """The driver that the configuration asks for. Raises `ConfigurationError`."""
     module, name, key = DRIVER_CLASSES[config.driver]
     try:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NoReturn, Protocol
 from weakref import WeakValueDictionary
 
@@ -97,15 +97,19 @@ class Mesh:
         listener: Listener,
         candidates: dict[str, Candidate] | None = None,
         longest_packet: int = PACKET_MAXIMUM,
+        linked_elsewhere: Callable[[bytes], bool] = lambda _identity: False,
     ) -> None:
         """`identity`: 16 bytes, `RNS.Transport.identity.hash`. `candidates`: a former mesh's, so that we know
         whom to leave alone also after the driver has failed. `longest_packet`: bytes, access code included;
-        the same in all nodes, or they could not read one another's packets.
+        the same in all nodes, or they could not read one another's packets. `linked_elsewhere`: whether a
+        peer of that identity is linked to another mesh of ours, on another adapter; it is not dialled then,
+        for the peer would close the second link and we would dial for ever.
         """
         self._driver = driver
         self._config = config
         self._identity = identity
         self._listener = listener
+        self._linked_elsewhere = linked_elsewhere
         self.peers: dict[bytes, Peer] = {}
         """Identity → peer, as long as the peer takes links."""
         self.admission = Admission(
@@ -143,6 +147,8 @@ class Mesh:
         raise AssertionError("the mesh's tasks never end by themselves")
 
     def _is_linked(self, address: str, identity: bytes | None) -> bool:
+        if identity is not None and self._linked_elsewhere(identity):
+            return True
         if identity is not None and (peer := self.peers.get(identity)) is not None:
             return bool(peer.links)
         return any(link.address == address for link in self._links())
@@ -353,6 +359,7 @@ async def supervise(
     identity: bytes,
     listener: Listener,
     longest_packet: int = PACKET_MAXIMUM,
+    linked_elsewhere: Callable[[bytes], bool] = lambda _identity: False,
 ) -> NoReturn:
     """Keep a mesh running on the driver until cancelled, with back-off when the driver fails.
 
@@ -368,7 +375,8 @@ async def supervise(
         reason = "stopped"
         try:
             async with driver:
-                await Mesh(driver, config, identity, listener, candidates, longest_packet).run()
+                mesh = Mesh(driver, config, identity, listener, candidates, longest_packet, linked_elsewhere)
+                await mesh.run()
         except* BLEError as group:
             reason = _reason(group)
             # The same reason again is no news: an adapter that is missing is said once.

@@ -87,7 +87,7 @@ def test_reticulums_transport_says_when_it_is_ready():
 
 def make(monkeypatch: pytest.MonkeyPatch, module: str, **keys: object) -> object:
     monkeypatch.setattr(interface, "DRIVER_CLASSES", {"bleak": (module, "Driver", "adapter"), "bumble": ()})
-    return interface._make_driver(BLEConfig(**keys))
+    return interface.make_driver(BLEConfig(**keys))
 
 
 @pytest.fixture

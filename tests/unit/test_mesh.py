@@ -287,6 +287,25 @@ async def test_an_identity_on_a_second_address_ends_with_the_newer_link() -> Non
         assert one.history == ["up", "joined a2"]
 
 
+async def test_of_two_adapters_of_one_node_one_is_linked_and_the_other_takes_over() -> None:
+    air = Air()
+    one, other = Node(air, 1), Node(air, 1, driver=MockBLEDriver(air, address_of(2)))
+    one.linked_elsewhere, other.linked_elsewhere = other.peers.__contains__, one.peers.__contains__
+    neighbour = Node(air, 3)
+    async with running(one, other, neighbour):
+        await until(lambda: linked(one, neighbour) and linked(other, neighbour))
+        await trio.sleep(60)  # both have dialled, and the neighbour has kept the one link
+        [holder] = [n for n in (one, other) if neighbour.identity in n.peers]
+        connects = len(air.connects)
+        await trio.sleep(600)
+        assert len(air.connects) == connects
+        assert neighbour.identity in holder.peers
+
+        air.separate(holder.driver.address, address_of(3))
+        successor = other if holder is one else one
+        await until(lambda: linked(successor, neighbour), 30)
+
+
 async def test_of_two_links_the_larger_value_limit_stays() -> None:
     air = Air(one_link_per_pair=False)
     air.att_mtus[frozenset((address_of(1), "02:00:00:00:00:99"))] = 185
