@@ -1,0 +1,143 @@
+"""Reticulum over a real bluetoothd: nodes as processes, each with an adapter or two, a passphrase and a
+configuration directory as a user has them. What they do is what the demo's nodes do.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+import trio
+
+from rns_ble.cli.demo.network import Network, Node
+from tests.bluez import laboratory
+from tests.system.networks import announce, deliver, linked, network, rnstatus, shared, transfer
+
+MEGABYTE = 1024 * 1024
+KEYS = {"driver": "bleak", "passphrase": "correct horse"}
+QUIET = 15.0
+"""Seconds in which links that have settled stay: longer than two links to one identity are left alone."""
+
+Show = Callable[[str], None]
+Interfaces = Sequence[Mapping[str, str]]
+
+
+@pytest.fixture
+def show(capsys: pytest.CaptureFixture[str], bluez_version: tuple[int, int]) -> Show:
+    """Prints a figure, in spite of pytest's capture, with the time since the test began."""
+    began = time.monotonic()
+
+    def show(line: str) -> None:
+        with capsys.disabled():
+            version = ".".join(map(str, bluez_version))
+            sys.stdout.write(f"\n  BlueZ {version}, {time.monotonic() - began:5.1f} s: {line}")
+            sys.stdout.flush()
+
+    return show
+
+
+async def start(net: Network, *nodes: Interfaces) -> list[Node]:
+    """Nodes 1 and up, with these BLE interfaces each; all can be asked by `rnstatus`."""
+    async with trio.open_nursery() as nursery:
+        for number, interfaces in enumerate(nodes, 1):
+
+            async def start_one(number: int = number, interfaces: Interfaces = interfaces) -> None:
+                await net.start_node(number, interfaces=interfaces, reticulum=shared())
+
+            nursery.start_soon(start_one)
+    return [net.nodes[number] for number in range(1, len(nodes) + 1)]
+
+
+async def shown_peers(node: Node) -> dict[str, list[str]]:
+    """Identity → the interfaces under which `rnstatus` shows the peer as up."""
+    shown = await rnstatus(node)
+    parents = {i["name"]: i for i in shown if i["type"] == "BLEInterface"}
+    peers: dict[str, list[str]] = {}
+    for interface in shown:
+        if interface["type"] == "BLEPeerInterface" and interface["status"]:
+            parent = parents[interface["parent_interface_name"]]
+            assert parent["status"] is True
+            identity = interface["name"].rpartition("/")[2].rstrip("]")
+            peers.setdefault(identity, []).append(parent["short_name"])
+    return peers
+
+
+async def test_two_nodes(tmp_path: Path, take_adapters: Callable[[int], list[str]], show: Show) -> None:
+    """Announces, messages with proof and a megabyte, each both ways."""
+    async with network(tmp_path, KEYS) as net:
+        one, two = await start(net, *([{"adapter": adapter}] for adapter in take_adapters(2)))
+        show("two nodes are up")
+        await linked(net, one, two)
+        [link] = one.peers[two.identity]
+        show(f"linked: ATT MTU {link['att_mtu']}, {link['role']}, {link['data_path']}")
+        await announce(net, one, two)
+        await announce(net, two, one)
+        show("announces heard both ways")
+        await deliver(net, one, two, "short")
+        await deliver(net, two, one, "and back")
+        show("LXMF delivered and proved both ways")
+        for sender, receiver in permutations((one, two)):
+            seconds = await transfer(net, sender, receiver, MEGABYTE)
+            role = sender.peers[receiver.identity][0]["role"]
+            show(f"1 MB from the {role} in {seconds:.1f} s, {MEGABYTE / seconds / 1000:.1f} kB/s, intact")
+        for one_, other in permutations((one, two)):
+            assert await shown_peers(one_) == {other.identity: ["BLE Interface"]}
+        show("rnstatus shows each the other")
+
+
+async def test_three_nodes_are_a_full_mesh(
+    tmp_path: Path, take_adapters: Callable[[int], list[str]], show: Show
+) -> None:
+    async with network(tmp_path, KEYS) as net:
+        nodes = await start(net, *([{"adapter": adapter}] for adapter in take_adapters(3)))
+        await linked(net, *nodes)
+        show("three nodes are linked, each with each")
+        for node in nodes:
+            await announce(net, node, *(other for other in nodes if other is not node))
+        show("all announces heard by all")
+        for sender, receiver in permutations(nodes, 2):
+            await deliver(net, sender, receiver, f"{sender.name} to {receiver.name}")
+        show("LXMF delivered and proved between each two, both ways")
+        for node in nodes:
+            others = {other.identity: ["BLE Interface"] for other in nodes if other is not node}
+            assert await shown_peers(node) == others
+
+
+async def test_two_interfaces_of_one_process(
+    tmp_path: Path, take_adapters: Callable[[int], list[str]], show: Show
+) -> None:
+    """One adapter is named as BlueZ names it, the other by its address. Both link to a neighbour, who keeps
+    one of the links.
+    """
+    first, second, third = take_adapters(3)
+    address = (await laboratory.adapters())[second]["Address"]
+    async with network(tmp_path, KEYS) as net:
+        both, neighbour = await start(net, [{"adapter": first}, {"adapter": address}], [{"adapter": third}])
+
+        def linked_by() -> set[str]:
+            return {link["interface"] for link in both.peers.get(neighbour.identity, [])}
+
+        await net.until(lambda: linked_by() == {"BLE Interface", "BLE Interface 2"})
+        show("the neighbour is linked to both interfaces")
+        for sender, receiver in permutations((both, neighbour)):
+            await announce(net, sender, receiver)
+        for sender, receiver in permutations((both, neighbour)):
+            await deliver(net, sender, receiver, f"from {sender.name}")
+            seconds = await transfer(net, sender, receiver, MEGABYTE // 8)
+            show(f"message, and 128 kB in {seconds:.1f} s, from {sender.name}")
+
+        while True:
+            await net.until(lambda: len(linked_by()) == 1)
+            with trio.move_on_after(QUIET) as quiet:
+                await both.wait_for("peers", len(both.events))
+            if quiet.cancelled_caught:
+                break
+        show(f"for {QUIET:g} s the one link has been that to {linked_by()}")
+        for sender, receiver in permutations((both, neighbour)):
+            await deliver(net, sender, receiver, f"over one link, from {sender.name}")
+        assert both.identity not in both.peers, "two interfaces of one node are no peers of each other"
+        assert await shown_peers(both) == {neighbour.identity: list(linked_by())}
