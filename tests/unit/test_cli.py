@@ -74,6 +74,13 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["demo", "--timeout", "nan"], "'nan' is not a number of seconds"),
         (["demo", "--timeout", "-5"], "--timeout"),
         (["ether", "--listen", "localhost"], "'localhost' is not HOST:PORT"),
+        (["radio"], "ACTION"),
+        (["radio", "scan", "--seconds", "0"], "'0' is not a number of seconds"),
+        (["radio", "scan", "--driver", "nonsense"], "driver = nonsense; allowed: bleak or bumble"),
+        (["radio", "scan", "--service-uuid", "37145b00"], "service_uuid = 37145b00; allowed: a UUID"),
+        (["radio", "connect", "hci0"], "'hci0' is not a Bluetooth address"),
+        (["radio", "connect", "C0:FF:EE:00:00:01", "--count", "0"], "'0' is not a number from 1 to 65535"),
+        (["radio", "race", "--rounds", "many"], "'many' is not a number"),
         (["ether", "--listen", "127.0.0.1:70000"], "is not HOST:PORT"),
     ],
 )

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from rns_ble.cli.demo.progress import Progress
 from rns_ble.cli.demo.report import NodeReport, Report
+from rns_ble.cli.progress import Progress
 
 
 def complete(nodes: int = 3) -> Report:

@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "install": "make the BLE interface known to Reticulum, and add it to a configuration",
     "demo": "let separate Reticulum nodes talk over a virtual radio: no adapter needed",
     "ether": "run the virtual radio, for Reticulum nodes on this machine",
+    "radio": "check the Bluetooth of two machines with one another",
 }
 """Each subcommand and what `rns-ble --help` says about it."""
 

@@ -91,8 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
     require(("bumble", "LXMF"), extra="demo")
     import trio  # noqa: PLC0415
 
-    from rns_ble.cli.demo.progress import Progress  # noqa: PLC0415
     from rns_ble.cli.demo.scenario import run_demo  # noqa: PLC0415
+    from rns_ble.cli.progress import Progress  # noqa: PLC0415
     from rns_ble.cli.until_signal import until_signal  # noqa: PLC0415
 
     progress = Progress(sys.stderr, quiet=arguments.quiet)

@@ -22,8 +22,8 @@ from typing import Final
 import trio
 
 from rns_ble.cli.demo.network import Network, Node, ProcessFailedError, open_network
-from rns_ble.cli.demo.progress import Progress
 from rns_ble.cli.demo.report import NodeReport, Report
+from rns_ble.cli.progress import Progress
 
 ANNOUNCE_AGAIN: Final = 6.0
 """Seconds before an announce that somebody has not heard is repeated. Reticulum holds announces back that

@@ -1,4 +1,4 @@
-"""What a person sees while a demo runs: on a terminal a line that changes, elsewhere one now and then."""
+"""What a person sees while something runs: on a terminal a line that changes, elsewhere one now and then."""
 
 from __future__ import annotations
 
