@@ -249,7 +249,7 @@ class BLEConfig:
     power_mode: str = _key(
         "balanced",
         "text",
-        "How much the radio scans: all the time, every discovery_interval, or once a minute.",
+        "How much the radio scans: all the time, 2 s of every discovery_interval, or 2 s of every 60 s.",
         choices=POWER_MODES,
     )
     max_discovered_peers: int = _key(
@@ -289,7 +289,10 @@ class BLEConfig:
         choices=DRIVERS,
     )
     adapter: str | None = _key(
-        None, "text", "For bleak: the adapter, for example hci0. Nothing: the default one.", optional=True
+        None,
+        "text",
+        "For bleak: the adapter, as hci1 or by its Bluetooth address, which stays. Nothing: the first one.",
+        optional=True,
     )
     transport: str | None = _key(
         None, "text", "For bumble: where the HCI controller is.", optional=True, comma=True
