@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -201,6 +201,41 @@ async def test_values_over_dbus_that_find_no_room_are_counted(
         assert kept == [n.to_bytes(2, "big") for n in range(RECEIVE_BUFFERED)]
         assert link.values_dropped == count - RECEIVE_BUFFERED
         await link.aclose()
+
+
+# --- two roles on one connection --------------------------------------------------------------------------
+
+
+async def test_a_cancelled_connect_leaves_the_other_role_and_no_file(adapters: list[str]) -> None:
+    async with BleakDriver(adapters[0]) as driver, BleakDriver(adapters[1]) as other:
+        await start(driver, b"a")
+        await start(other, b"b")
+        at_other = await linked(other, await address_of(adapters[0]))
+        with trio.fail_after(PATIENCE):
+            ours = await driver.accepted.receive()
+            assert await ours.receive() == b"b" * 16
+        await sighted(driver, ours.address)
+        before = open_files()
+        for delay in (0, 0.001, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.09, 0.12):
+            back = None
+            with trio.move_on_after(delay):
+                back = await driver.connect(ours.address)
+            if back is not None:
+                await back.aclose()
+            with trio.fail_after(PATIENCE):
+                await at_other.send(b"there")
+                assert await ours.receive() == b"there"
+                await ours.send(b"back")
+                assert await at_other.receive() == b"back"
+            with suppress(trio.WouldBlock):  # it may have got as far as to be a link there
+                await other.accepted.receive_nowait().aclose()
+            with trio.fail_after(PATIENCE):
+                while open_files() > before:  # what the other end still has of a link that was made
+                    await trio.sleep(laboratory.POLL)
+        back = await linked(driver, ours.address)
+        assert back.data_path == "socket"
+        for link in back, ours, at_other:
+            await link.aclose()
 
 
 # --- what BlueZ remembers ---------------------------------------------------------------------------------
