@@ -45,8 +45,9 @@ from typing import Final, Literal
 HEADER_LENGTH: Final = 5
 """Bytes of a fragment before its payload."""
 
-VALUE_LIMIT_MINIMUM: Final = 20
-"""Bytes; the longest value at the smallest ATT_MTU, 23 (Core Specification, Vol 3 Part G, 5.2.1)."""
+VALUE_LIMIT_MINIMUM: Final = 18
+"""Bytes; the longest value at the smallest ATT_MTU, 23, is 20 (Core Specification, Vol 3 Part F, 3.4.7.1), of
+which BlueZ as a peripheral loses two."""
 
 FRAGMENTS_MAXIMUM: Final = 0xFFFF
 """`total` is a u16."""
@@ -139,7 +140,7 @@ class Fragmenter:
     """Cuts packets for values of at most `value_limit` bytes. Keeps nothing from one packet to the next."""
 
     def __init__(self, value_limit: int) -> None:
-        """Raises `ValueError` for a `value_limit` below the 20 bytes that every link carries."""
+        """Raises `ValueError` for a `value_limit` below the 18 bytes that every link carries."""
         if value_limit < VALUE_LIMIT_MINIMUM:
             raise ValueError(f"a value limit is at least {VALUE_LIMIT_MINIMUM} bytes, not {value_limit}")
         self.value_limit: Final = value_limit
