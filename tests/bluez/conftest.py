@@ -41,17 +41,7 @@ def whole_lab() -> Laboratory | None:
 @pytest.fixture
 def adapters(whole_lab: Laboratory | None) -> list[str]:
     """The adapters' names. All are on; in the guest everything else is as after the boot, too."""
-    return trio.run(whole_lab.reset if whole_lab else _named_adapters)
-
-
-async def _named_adapters() -> list[str]:
-    present = await laboratory.adapters()
-    for name in laboratory.ADAPTERS_NAMED:
-        if name not in present:
-            pytest.fail(f"there is no adapter {name}; BlueZ has {', '.join(present) or 'none'}")
-        if not present[name]["Powered"]:
-            await laboratory.set_powered(name, True)
-    return list(laboratory.ADAPTERS_NAMED)
+    return trio.run(whole_lab.reset if whole_lab else laboratory.named_adapters)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import asyncio
 import configparser
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -111,15 +111,28 @@ async def set_powered(adapter: str, powered: bool) -> None:
     )
 
 
-async def remove_devices() -> None:
-    """Makes every adapter forget every device, which ends the connections, too."""
+async def remove_devices(addresses: Container[str] | None = None) -> None:
+    """Makes every adapter forget these devices, or all of them, which ends the connections, too."""
     for path, interfaces in (await objects()).items():
-        if device := interfaces.get("org.bluez.Device1"):
+        device = interfaces.get("org.bluez.Device1")
+        if device and (addresses is None or device["Address"] in addresses):
             try:
                 await call_bluez(device["Adapter"], "org.bluez.Adapter1", "RemoveDevice", "o", [path])
             except LaboratoryError as error:
                 if "DoesNotExist" not in str(error) and "UnknownObject" not in str(error):
                     raise  # one that went in the meantime is what was wanted
+
+
+async def named_adapters() -> list[str]:
+    """The adapters of `nox -s hardware`, on, and without what an earlier test has left between them."""
+    present = await adapters()
+    for name in ADAPTERS_NAMED:
+        if name not in present:
+            raise LaboratoryError(f"there is no adapter {name}; BlueZ has {', '.join(present) or 'none'}")
+        if not present[name]["Powered"]:
+            await set_powered(name, True)
+    await remove_devices({present[name]["Address"] for name in ADAPTERS_NAMED})
+    return list(ADAPTERS_NAMED)
 
 
 def bluez_version(modalias: str) -> tuple[int, int]:

@@ -36,9 +36,7 @@ class TestConformance(DriverSuite):
 
     @asynccontextmanager
     async def open_drivers(self, count: int, att_mtu: int = 517) -> AsyncIterator[list[BLEDriverInterface]]:
-        adapters = list(laboratory.ADAPTERS_NAMED)
-        if self._lab is not None:
-            adapters = await self._lab.reset()
+        adapters = await (self._lab.reset() if self._lab is not None else laboratory.named_adapters())
         if len(adapters) < count:
             pytest.skip(f"needs {count} adapters, and there are {len(adapters)}")
         if att_mtu < EXCHANGE_MTU_LEAST:
