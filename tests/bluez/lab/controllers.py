@@ -1,6 +1,6 @@
 """Virtual LE controllers for BlueZ: Bumble's, on /dev/vhci, on one link.
 
-    controllers.py N [SOCKET]
+    controllers.py N [SOCKET [PORT]]
 
 Each line sent to the Unix socket SOCKET is one command, answered with one line, `ok` or what went wrong:
 
@@ -13,6 +13,9 @@ Each line sent to the Unix socket SOCKET is one command, answered with one line,
 Controller I has the public address C0:FF:EE:00:00:I. The kernel gives an adapter that appears the lowest
 number that is free: at first controller I is hciI.
 
+Each TCP connection to PORT on the loopback is one more controller on the same air, and speaks HCI (H4), for
+hosts that are not BlueZ: C0:FF:EE:00:01:00 and so on.
+
 Where Bumble's controller does not do what a real one does, and BlueZ minds, it is put right here.
 """
 
@@ -20,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import sys
@@ -29,6 +33,7 @@ from typing import Any, cast
 from bumble import hci
 from bumble.controller import Controller
 from bumble.link import LocalLink
+from bumble.transport.common import PacketParser
 
 # Seconds until both ends notice that a link is gone. BlueZ asks for 0.42 s to 20 s; the tests don't wait
 # longer than they must.
@@ -192,12 +197,23 @@ class LabController(Controller):
         return super().on_hci_le_create_connection_cancel_command(command)
 
 
+class Stream:
+    """A controller's end of a TCP connection to its host."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+
+    def on_packet(self, packet: bytes) -> None:
+        self._writer.write(packet)
+
+
 class Lab:
     """The controllers, and the commands that change what they see of each other."""
 
     def __init__(self) -> None:
         self.air = Air()
         self.plugged: list[tuple[Vhci, LabController] | None] = []
+        self.hosts = itertools.count()
 
     def _controller(self, index: int) -> LabController:
         return self._plugged(index)[1]
@@ -221,12 +237,15 @@ class Lab:
     def remove(self, index: int) -> None:
         vhci, controller = self._plugged(index)
         self.plugged[index] = None
+        self._forget(controller)
+        vhci.close()
+
+    def _forget(self, controller: LabController) -> None:
         self.air.lose(controller)
         controller.le_legacy_advertiser.stop()
         controller.host = None
         self.air.remove_controller(controller)
         self.air.out_of_range.discard(controller)
-        vhci.close()
 
     def out_of_range(self, index: int) -> None:
         self.air.out_of_range.add(self._controller(index))
@@ -255,11 +274,24 @@ class Lab:
             writer.write(f"{self.run(line.decode())}\n".encode())
         writer.close()
 
+    async def serve_host(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        address = f"C0:FF:EE:00:01:{next(self.hosts) % 256:02X}/P"
+        controller = LabController("host", None, Stream(writer), self.air, address)
+        parser = PacketParser(controller)
+        try:
+            while packets := await reader.read(65536):
+                parser.feed_data(packets)
+        finally:
+            self._forget(controller)
+            writer.close()
 
-async def main(count: int, path: str | None = None) -> None:
+
+async def main(count: int, path: str | None = None, port: str | None = None) -> None:
     lab = Lab()
     for _ in range(count):
         lab.add()
+    if port:
+        await asyncio.start_server(lab.serve_host, "127.0.0.1", int(port))
     if path:
         await asyncio.start_unix_server(lab.serve, path)
     await asyncio.get_running_loop().create_future()

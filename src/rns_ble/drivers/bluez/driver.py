@@ -194,6 +194,7 @@ class BleakDriver(BLEDriverInterface):
                 stack.peripheral.on_device_changed(path)
             stack.scanner.on_device_changed(path, changed)
         elif interface == CHARACTERISTIC and path.startswith(f"{stack.adapter}/"):
+            stack.central.on_notified(path, changed)
             stack.links.wake()
         elif interface == ADAPTER and path == stack.adapter and changed.get("Powered") is False:
             self._fail(
