@@ -78,7 +78,7 @@ def _generations(session: pytest.Session) -> list[str]:
 
 @pytest.fixture(scope="session")
 def guests(request: pytest.FixtureRequest) -> Guests:
-    """Waits for the laboratory, and runs the guests. What takes minutes tells, line by line, what it does."""
+    """Builds the laboratory, and runs the guests. What takes minutes tells, line by line, what it does."""
     capture = request.config.pluginmanager.getplugin("capturemanager")
     stash = request.config.stash
 
@@ -87,7 +87,12 @@ def guests(request: pytest.FixtureRequest) -> Guests:
             sys.stdout.write(f"\n{line}")
             sys.stdout.flush()
 
-    stash[GUESTS] = trio.run(_run_all, _generations(request.session), show)
+    try:
+        stash[GUESTS] = trio.run(_run_all, _generations(request.session), show)
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt):
+            raise KeyboardInterrupt from None  # which pytest does not look for in a group
+        raise
     return stash[GUESTS]
 
 
@@ -107,6 +112,8 @@ async def _run_guest(generation: str, processor: int, show: Show, runs: dict[str
     def progress(line: str) -> None:
         if line.startswith("tests/"):
             show(f"BlueZ {generation}: {line}")
+        elif line.startswith("  BlueZ "):
+            show(line.strip())  # a figure that a test gives
 
     boot = ["bash", str(LAB / "boot"), "--bluez", generation, "-n", CONTROLLERS, "-t", TIME_LIMIT]
     tests = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", HANGS, "tests/bluez"]
