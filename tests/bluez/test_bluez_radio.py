@@ -9,7 +9,7 @@ import pytest
 
 from tests.bluez import laboratory
 from tests.bluez.laboratory import Laboratory
-from tests.system.radio import checked, radio, running, serving
+from tests.system.radio import checked, raced, radio, running, serving
 
 Pair = tuple[tuple[str, ...], tuple[str, ...], str, str]
 """The options of one side and of the other, and their adapters' addresses."""
@@ -62,6 +62,19 @@ async def test_a_scan_lists_who_serves(pair: Pair) -> None:
         [device] = (await checked("scan", *here, "--seconds", "3"))["devices"]
         assert device["address"] == address
         assert device["sightings"] > 1
+
+
+async def test_two_sides_that_race_always_end_with_a_link(
+    pair: Pair, bluez_version: tuple[int, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there, own, address = pair
+    # A call that loses the race may stand until its deadline, which is 30 s unless told.
+    patience = "--timeout", "10"
+    for report in await raced((address, *here, *patience), (own, *there, *patience), 3):
+        again = sum(len(round_["dials"]) > 1 for round_ in report["rounds"])
+        lost = sum(round_["lost"] for round_ in report["rounds"])
+        say(f"race: {report['outcomes']}; {again} rounds took more than one dial, {lost} links were lost",
+            bluez_version, capsys)  # fmt: skip
 
 
 async def test_an_interrupt_ends_a_connection_on_both_sides(pair: Pair) -> None:
