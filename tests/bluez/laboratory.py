@@ -41,16 +41,26 @@ class LaboratoryError(Exception):
 # --- D-Bus, apart from the code under test ----------------------------------------------------------------
 
 
-async def _call(message: Message) -> Any:
+async def _on_the_bus(work: Callable[[MessageBus], Awaitable[Any]]) -> Any:
     bus = MessageBus(bus_type=BusType.SYSTEM)
     try:
         await bus.connect()
-        reply = await bus.call(message)
+        return await work(bus)
     finally:
         bus.disconnect()
         # The bus may have ended meanwhile, which it says here; dbus-next never closes its socket.
         await asyncio.gather(bus.wait_for_disconnect(), return_exceptions=True)
         bus._sock.close()
+
+
+async def _in_a_thread(work: Callable[[MessageBus], Awaitable[Any]]) -> Any:
+    def run() -> Any:
+        return asyncio.run(asyncio.wait_for(_on_the_bus(work), PATIENCE))
+
+    return await trio.to_thread.run_sync(run)
+
+
+def _answer(message: Message, reply: Message) -> Any:
     if reply.message_type is MessageType.ERROR:
         raise LaboratoryError(f"{message.member} of {message.path}: {reply.error_name}: {reply.body}")
     return reply.body[0] if reply.body else None
@@ -72,10 +82,35 @@ async def call_bluez(
         body=body or [],
     )
 
-    def run() -> Any:
-        return asyncio.run(asyncio.wait_for(_call(message), PATIENCE))
+    async def call(bus: MessageBus) -> Any:
+        return _answer(message, await bus.call(message))
 
-    return await trio.to_thread.run_sync(run)
+    return await _in_a_thread(call)
+
+
+async def own_connections() -> int:
+    """How many connections to the system bus this process has, apart from the one that asks."""
+
+    async def count(bus: MessageBus) -> int:
+        async def ask(member: str, *body: str) -> Any:
+            message = Message(
+                destination="org.freedesktop.DBus",
+                path="/org/freedesktop/DBus",
+                interface="org.freedesktop.DBus",
+                member=member,
+                signature="s" * len(body),
+                body=list(body),
+            )
+            return _answer(message, await bus.call(message))
+
+        found = 0
+        for name in await ask("ListNames"):
+            if name.startswith(":") and name != bus.unique_name:
+                with suppress(LaboratoryError):  # it has left meanwhile
+                    found += await ask("GetConnectionUnixProcessID", name) == os.getpid()
+        return found
+
+    return int(await _in_a_thread(count))
 
 
 async def objects() -> dict[str, dict[str, dict[str, Any]]]:
