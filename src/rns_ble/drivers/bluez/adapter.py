@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
 from dbus_next import Variant
 
 from rns_ble.drivers.base import AdapterUnavailable, ConfigurationError
-from rns_ble.drivers.bluez.bus import BLUEZ, Refused
+from rns_ble.drivers.bluez.bus import BLOCKED, BLUEZ, Refused
 from rns_ble.drivers.bluez.tree import ADAPTER
 from rns_ble.protocol.advertisement import normalise_address
 
@@ -42,24 +44,48 @@ def check_name(adapter: str | None) -> str | None:
 
 def find_adapter(tree: Tree, wanted: str | None) -> str:
     """The adapter's object path. Raises `AdapterUnavailable`, which names those that are there."""
-    adapters = {
+    adapters = _adapters(tree)
+    for path in sorted(adapters, key=lambda path: (len(path), path)):
+        if wanted is None or wanted in (path.rpartition("/")[2], adapters[path].upper()):
+            return path
+    raise AdapterUnavailable(why_missing(tree, wanted))
+
+
+def why_missing(tree: Tree, wanted: str | None) -> str:
+    """What BlueZ has instead of the adapter that it does not have."""
+    adapters = _adapters(tree)
+    if not adapters:
+        return "BlueZ knows no Bluetooth adapter: is it plugged in and its driver loaded?"
+    known = ", ".join(f"{path.rpartition('/')[2]} ({address})" for path, address in sorted(adapters.items()))
+    return f"there is no adapter {wanted}; BlueZ knows {known}"
+
+
+def _adapters(tree: Tree) -> dict[str, str]:
+    """Path → address."""
+    return {
         path: str(interfaces[ADAPTER].get("Address", ""))
         for path, interfaces in tree.objects.items()
         if ADAPTER in interfaces
     }
-    for path in sorted(adapters, key=lambda path: (len(path), path)):
-        if wanted is None or wanted in (path.rpartition("/")[2], adapters[path].upper()):
-            return path
-    if not adapters:
-        raise AdapterUnavailable("BlueZ knows no Bluetooth adapter: is it plugged in and its driver loaded?")
-    known = ", ".join(f"{path.rpartition('/')[2]} ({address})" for path, address in sorted(adapters.items()))
-    raise AdapterUnavailable(f"there is no adapter {wanted}; BlueZ knows {known}")
 
 
 def is_targeted(tree: Tree, path: str) -> bool:
     """Whether this BlueZ keeps our centrals apart. Where it hides its version, we take it for an old one."""
     match = _MODALIAS.match(str((tree.get(path, ADAPTER) or {}).get("Modalias", "")))
     return match is not None and int(match[1], 16) >= TARGETED_SINCE
+
+
+def why_off(name: str) -> str:
+    """Why an adapter has gone off."""
+    return BLOCKED if _is_blocked(name) else f"{name} has been powered off: bluetoothctl power on"
+
+
+def _is_blocked(name: str) -> bool:
+    """What the kernel says; BlueZ calls it by different names, and some generations by none."""
+    with suppress(OSError):  # it may have been unplugged a moment ago
+        for switch in Path("/sys/class/bluetooth", name).glob("rfkill*"):
+            return "1" in ((switch / "soft").read_text().strip(), (switch / "hard").read_text().strip())
+    return False
 
 
 async def power_on(bus: Bus, tree: Tree, path: str) -> None:
@@ -69,16 +95,14 @@ async def power_on(bus: Bus, tree: Tree, path: str) -> None:
         while True:
             properties = tree.get(path, ADAPTER)
             if properties is None:
-                raise AdapterUnavailable(f"{name} has been unplugged")
+                raise AdapterUnavailable(why_missing(tree, name))
             if properties.get("Powered"):
                 return
             try:
                 await bus.set(path, ADAPTER, "Powered", Variant("b", True))
             except Refused as error:
-                if error.name == f"{BLUEZ}.Error.Failed" and "rfkill" in error.text.lower():
-                    raise AdapterUnavailable(
-                        f"{name} is blocked by rfkill: rfkill unblock bluetooth"
-                    ) from error
+                if _is_blocked(name):
+                    raise AdapterUnavailable(BLOCKED) from error
                 if error.name not in {f"{BLUEZ}.Error.Busy", f"{BLUEZ}.Error.InProgress"}:
                     raise AdapterUnavailable(
                         f"{name} can't be powered on: {error.text or error.name}"

@@ -72,6 +72,7 @@ class Advertiser:
         self._adapter = adapter
         self._path = f"/rns_ble/advertisement{next(_numbers)}"
         self._current: Advertisement | None = None
+        self._registered = False  # perhaps: a registration may have been cancelled before its answer came
         self._changing = trio.Lock()
 
     @property
@@ -84,25 +85,27 @@ class Advertiser:
         async with self._changing:
             if self.on and wanted == self._current:
                 return
-            with trio.CancelScope(shield=True):
+            self._current = None
+            if self._registered:
                 await self._hide()
-                if wanted is not None:
-                    await self._register(wanted)
+            if wanted is not None:
+                await self._register(wanted)
 
     async def _hide(self) -> None:
-        before, self._current = self._current, None
-        if before is not None and not before.released:
-            try:
-                await self._bus.call(self._adapter, MANAGER, "UnregisterAdvertisement", "o", self._path)
-            except Refused as error:
-                log.debug("advertisement: %s", error)
+        try:
+            await self._bus.call(self._adapter, MANAGER, "UnregisterAdvertisement", "o", self._path)
+        except Refused as error:
+            log.debug("advertisement: %s", error)  # BlueZ has ended it, or never had it
+        self._registered = False
         self._bus.withdraw(self._path)
 
     async def _register(self, wanted: Advertisement) -> None:
         self._bus.offer(self._path, wanted)
+        self._registered = True
         try:
             await self._bus.call(self._adapter, MANAGER, "RegisterAdvertisement", "oa{sv}", self._path, {})
         except Refused as error:
+            self._registered = False
             self._bus.withdraw(self._path)
             if error.name == f"{BLUEZ}.Error.NotPermitted":
                 raise AdapterUnavailable(

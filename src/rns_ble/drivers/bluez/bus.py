@@ -36,9 +36,16 @@ CALL_TIMEOUT: Final = 20.0
 """Seconds for a call that bluetoothd answers without waiting for a peer. It takes milliseconds; one that
 takes this long is not answered at all."""
 
-
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds for dbus-next to notice that we have closed."""
+
+UNREACHABLE: Final = (
+    "BlueZ can't be reached, bluetoothd or the D-Bus system bus does not run: systemctl start bluetooth"
+)
+FROZEN: Final = "bluetoothd is frozen or overloaded: systemctl restart bluetooth"
+BLOCKED: Final = "the adapter is blocked by rfkill: rfkill unblock bluetooth"
+"""What a fault is called, whoever meets it first and however often: it is shown once then, not in every
+wording. What tells more is logged at DEBUG."""
 
 
 class Refused(BLEError):
@@ -103,13 +110,14 @@ class Bus:
         asyncio_loop = cast("asyncio.AbstractEventLoop", loop)
         self.on_signal: Callable[[Message], None] = lambda _message: None
         self.on_lost: Callable[[str], None] = lambda _reason: None
-        """The connection has ended without our doing; or bluetoothd does not answer."""
+        """The connection has ended without our doing."""
         self.unique_name: str = connection.unique_name
         self._loop = asyncio_loop
         self._connection = connection
         self._objects: dict[str, BusObject] = {}
         self._gifts: set[socket.socket] = set()
-        self._closing = False
+        self._waiting: set[trio.Event] = set()  # of the calls that have no answer yet
+        self._given_up: str | None = None
         self._ended = trio.Event()
         connection.add_message_handler(self._on_message)
         watcher = asyncio.ensure_future(connection.wait_for_disconnect(), loop=asyncio_loop)
@@ -127,10 +135,13 @@ class Bus:
         destination: str = BLUEZ,
         timeout: float = CALL_TIMEOUT,  # noqa: ASYNC109 - one for each call, or bluetoothd could stop us
     ) -> Message:
-        """Call and wait for the answer. Raises `Refused`, and `Unanswered` after `timeout` seconds.
+        """Call and wait for the answer. Raises `Refused`, `Unanswered` after `timeout` seconds, and
+        `AdapterUnavailable` as soon as the connection has ended or was given up.
 
         Cancelled: the call is made all the same, and sockets that come with its answer are closed.
         """
+        if self._given_up is not None:
+            raise AdapterUnavailable(self._given_up)
         message = Message(
             destination=destination,
             path=path,
@@ -139,28 +150,28 @@ class Bus:
             signature=signature,
             body=list(body),
         )
-        answered = trio.Event()
-        if self._closing or not self._connection.connected:
-            raise AdapterUnavailable("the connection to the D-Bus system bus has ended")
         task = asyncio.ensure_future(self._connection.call(message), loop=self._loop)
-        task.add_done_callback(lambda _task: answered.set())
+        waiting = trio.Event()
+        task.add_done_callback(lambda _task: waiting.set())
+        self._waiting.add(waiting)
+        answered = False
         try:
             with trio.fail_after(timeout):
-                await answered.wait()
+                await waiting.wait()
+            answered = self._given_up is None
         except trio.TooSlowError:
-            task.add_done_callback(_discard)
-            raise Unanswered(
-                f"bluetoothd has not answered {member} for {timeout:g} s: is it frozen?"
-            ) from None
-        except trio.Cancelled:
-            task.add_done_callback(_discard)
-            raise
+            log.debug("no answer to %s of %s for %g s", member, path, timeout)
+            raise Unanswered(FROZEN) from None
+        finally:
+            self._waiting.discard(waiting)
+            if not answered:
+                task.add_done_callback(_discard)
+        if self._given_up is not None:
+            raise AdapterUnavailable(self._given_up)
         try:
             reply: Message = task.result()
         except (OSError, EOFError, asyncio.CancelledError) as error:
-            raise AdapterUnavailable(
-                f"the connection to the D-Bus system bus has ended: {error!r}"
-            ) from error
+            raise AdapterUnavailable(UNREACHABLE) from error
         if reply.message_type is MessageType.ERROR:
             text = str(reply.body[0]) if reply.body else ""
             raise refusal(reply.error_name, text, member)
@@ -194,7 +205,7 @@ class Bus:
 
     def say(self, path: str, interface: str, member: str) -> None:
         """Call without waiting for the answer."""
-        if self._connection.connected and not self._closing:
+        if self._given_up is None:
             message = Message(destination=BLUEZ, path=path, interface=interface, member=member)
             task = asyncio.ensure_future(self._connection.call(message), loop=self._loop)
             task.add_done_callback(_discard)
@@ -285,12 +296,23 @@ class Bus:
     def _on_disconnected(self, watcher: asyncio.Future[None]) -> None:
         self._ended.set()
         error = None if watcher.cancelled() else watcher.exception()
-        if not self._closing:
-            self.on_lost(f"the connection to the D-Bus system bus has ended ({error!r}); it is opened anew")
+        if self._given_up is None:
+            log.debug("the connection to the D-Bus system bus has ended: %r", error)
+            self.give_up(UNREACHABLE)
+            self.on_lost(UNREACHABLE)
+
+    def give_up(self, reason: str) -> None:
+        """What is behind the bus is of no use any more: every call fails at once, also those under way.
+
+        Idempotent; the first reason counts.
+        """
+        self._given_up = self._given_up or reason
+        for waiting in self._waiting:
+            waiting.set()
 
     async def close(self) -> None:
         """Disconnect. BlueZ then forgets what we have registered, acquired and asked for."""
-        self._closing = True
+        self.give_up("the driver has been left")
         self._objects.clear()
         with suppress(OSError):
             self._connection.disconnect()
@@ -321,9 +343,8 @@ async def open_bus(loop: AsyncioLoop) -> AsyncIterator[Bus]:
     except PermissionError as error:
         raise PermissionDenied(f"the D-Bus system bus refuses this user: {error}") from error
     except (OSError, AuthError, EOFError, trio.TooSlowError) as error:
-        raise AdapterUnavailable(
-            f"there is no D-Bus system bus to reach BlueZ by ({error!r}): start dbus and bluetooth"
-        ) from error
+        log.debug("the D-Bus system bus: %r", error)
+        raise AdapterUnavailable(UNREACHABLE) from error
     bus = Bus(loop, connection)
     try:
         yield bus
@@ -343,13 +364,14 @@ def _close(connection: MessageBus) -> None:
 def refusal(name: str, text: str, what: str) -> BLEError:
     """A D-Bus error as one of ours, with what can be done about it."""
     if name in {f"{DBUS}.Error.ServiceUnknown", f"{DBUS}.Error.NameHasNoOwner", f"{DBUS}.Error.NoReply"}:
-        return AdapterUnavailable(f"bluetoothd does not run ({what}): systemctl start bluetooth")
+        log.debug("%s: %s (%s)", what, text, name)
+        return AdapterUnavailable(UNREACHABLE)
     if name == f"{DBUS}.Error.AccessDenied":
         return PermissionDenied(
             f"this user may not use BlueZ ({what}: {text}): add it to the group bluetooth and log in anew"
         )
     if name == f"{BLUEZ}.Error.Blocked":
-        return AdapterUnavailable("the adapter is blocked by rfkill: rfkill unblock bluetooth")
+        return AdapterUnavailable(BLOCKED)
     return Refused(name, text, what)
 
 

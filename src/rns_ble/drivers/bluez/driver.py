@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,10 +23,17 @@ from rns_ble.drivers.base import (
     BLELink,
     DriverState,
 )
-from rns_ble.drivers.bluez.adapter import check_name, find_adapter, is_targeted, power_on
+from rns_ble.drivers.bluez.adapter import (
+    check_name,
+    find_adapter,
+    is_targeted,
+    power_on,
+    why_missing,
+    why_off,
+)
 from rns_ble.drivers.bluez.advertiser import Advertisement, Advertiser, register_agent
 from rns_ble.drivers.bluez.bleak_client import bleak_in, prepare_bleak
-from rns_ble.drivers.bluez.bus import Refused, Unanswered, open_bus
+from rns_ble.drivers.bluez.bus import DBUS, FROZEN, UNREACHABLE, Refused, Unanswered, open_bus
 from rns_ble.drivers.bluez.central import Central
 from rns_ble.drivers.bluez.links import Links
 from rns_ble.drivers.bluez.peripheral import Peripheral
@@ -55,6 +62,7 @@ class _Stack:
 
     bus: Bus
     tree: Tree
+    nursery: trio.Nursery
     adapter: str
     links: Links
     scanner: Scanner
@@ -97,7 +105,7 @@ class BleakDriver(BLEDriverInterface):
             stack = await self._open_stack(loop, bus, nursery)
             await prepare_bleak(loop)
             try:
-                nursery.start_soon(self._watch, bus)
+                nursery.start_soon(self._watch, stack)
                 try:
                     with self._body:
                         self._stack = stack
@@ -129,28 +137,42 @@ class BleakDriver(BLEDriverInterface):
         central = Central(loop, bus, tree, adapter, links, scanner, nursery)
         targeted = is_targeted(tree, adapter)
         peripheral = Peripheral(bus, tree, adapter, links, nursery, self._accept, targeted=targeted)
-        stack = _Stack(bus, tree, adapter, links, scanner, central, peripheral, Advertiser(bus, adapter))
+        advertiser = Advertiser(bus, adapter)
+        stack = _Stack(bus, tree, nursery, adapter, links, scanner, central, peripheral, advertiser)
         tree.on_changed = lambda path, interface, changed: self._on_changed(stack, path, interface, changed)
         tree.on_removed = lambda path, interface: self._on_removed(stack, path, interface)
-        tree.on_bluez_gone = lambda: self._fail("bluetoothd has ended: systemctl status bluetooth")
-        bus.on_lost = self._fail
+        tree.on_bluez_gone = lambda: self._fail(stack, UNREACHABLE)
+        bus.on_lost = lambda reason: self._fail(stack, reason)
         return stack
 
-    async def _watch(self, bus: Bus) -> None:
+    async def _watch(self, stack: _Stack) -> None:
         while True:
             await trio.sleep(PING_INTERVAL)
             try:
-                await bus.call("/org/bluez", "org.freedesktop.DBus.Peer", "Ping", timeout=PING_TIMEOUT)
+                await stack.bus.call("/org/bluez", f"{DBUS}.Peer", "Ping", timeout=PING_TIMEOUT)
             except Unanswered:
-                self._fail("bluetoothd is frozen or overloaded: systemctl restart bluetooth")
+                self._fail(stack, FROZEN)
                 return
             except BLEError as error:
                 log.debug("ping: %s", error)
 
-    def _fail(self, reason: str) -> None:
-        """The stack is of no use any more: end the block."""
+    async def _find_out(self, stack: _Stack) -> None:
+        """The adapter is off, or gone. BlueZ says "off" also when it is being unplugged, and either when
+        bluetoothd ends; that it says, or leaves the bus, before it would answer.
+        """
+        with suppress(BLEError):
+            await stack.bus.call("/org/bluez", f"{DBUS}.Peer", "Ping")
+        name = stack.adapter.rpartition("/")[2]
+        if stack.tree.get(stack.adapter, ADAPTER) is None:
+            self._fail(stack, why_missing(stack.tree, self._wanted or name))
+        else:
+            self._fail(stack, why_off(name))
+
+    def _fail(self, stack: _Stack, reason: str) -> None:
+        """The stack is of no use any more: end the block, and whatever waits for BlueZ in it."""
         if self._failure is None:
             self._failure = reason
+            stack.bus.give_up(reason)
             self._body.cancel()
 
     async def _part(self, stack: _Stack) -> None:
@@ -197,9 +219,7 @@ class BleakDriver(BLEDriverInterface):
             stack.central.on_notified(path, changed)
             stack.links.wake()
         elif interface == ADAPTER and path == stack.adapter and changed.get("Powered") is False:
-            self._fail(
-                f"{path.rpartition('/')[2]} has been powered off: bluetoothctl power on, or rfkill list"
-            )
+            stack.nursery.start_soon(self._find_out, stack)
 
     def _on_removed(self, stack: _Stack, path: str, interface: str) -> None:
         if interface == DEVICE:
@@ -209,7 +229,7 @@ class BleakDriver(BLEDriverInterface):
         elif interface == CHARACTERISTIC:
             stack.central.on_characteristic_removed(path)
         elif interface == ADAPTER and path == stack.adapter:
-            self._fail(f"{path.rpartition('/')[2]} has been unplugged")
+            stack.nursery.start_soon(self._find_out, stack)
 
     # --- identity and services ---
 

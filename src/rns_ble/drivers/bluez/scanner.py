@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 from dbus_next import Variant
 
-from rns_ble.drivers.base import BLEDevice, BLEError
+from rns_ble.drivers.base import AdapterUnavailable, BLEDevice
 from rns_ble.drivers.bluez.bus import BLUEZ, Refused
 from rns_ble.drivers.bluez.tree import ADAPTER, DEVICE
 from rns_ble.protocol.advertisement import known_rssi, normalise_address
@@ -50,7 +50,8 @@ class Scanner:
         self._adapter = adapter
         self._sight = sight
         self._service = ""
-        self._running = False
+        self._running: bool | None = False
+        """None: a change was refused, or cancelled before its answer came, so that it may be either."""
         self._pauses = 0
         self._needs = 0
         self._changing = trio.Lock()
@@ -66,13 +67,15 @@ class Scanner:
         """
         async with self._changing:
             should = (self.wanted and not self._pauses) or self._needs > 0
-            if should and not self._running:
+            if should == self._running:
+                return
+            before, self._running = self._running, None
+            if before is not False:
+                await self._patiently("StopDiscovery")
+            if should:
                 await self._patiently("SetDiscoveryFilter", "a{sv}", self._filter())
                 await self._patiently("StartDiscovery")
-                self._running = True
-            elif not should and self._running:
-                self._running = False
-                await self._patiently("StopDiscovery")
+            self._running = should
 
     def _filter(self) -> dict[str, Variant]:
         return {
@@ -85,8 +88,7 @@ class Scanner:
         deadline = trio.current_time() + PATIENCE
         while True:
             try:
-                with trio.CancelScope(shield=True):  # or we would not know whether it was done
-                    await self._bus.call(self._adapter, ADAPTER, member, signature, *body)
+                await self._bus.call(self._adapter, ADAPTER, member, signature, *body)
             except Refused as error:
                 if member == "StopDiscovery" and error.name == f"{BLUEZ}.Error.Failed":
                     return  # there was none, perhaps because the adapter was off
@@ -100,8 +102,10 @@ class Scanner:
     async def _go_on(self) -> None:
         try:
             await self.apply()
-        except BLEError as error:
-            log.warning("the adapter does not scan any more: %s", error)
+        except Refused as error:
+            raise AdapterUnavailable(f"the adapter does not scan any more: {error}") from error
+        except AdapterUnavailable as error:
+            log.debug("no scan: %s", error)  # a stack that fails is told of by its watch
 
     @asynccontextmanager
     async def pause(self) -> AsyncIterator[None]:
