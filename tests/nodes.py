@@ -40,6 +40,8 @@ class Node:
     longest_packet: int = 516
     """Bytes: Reticulum's 500, and the access code of 16 that interfaces like ours have by default."""
     linked_elsewhere: Callable[[bytes], bool] = lambda _identity: False
+    times: list[float] = field(default_factory=list)
+    """On Trio's clock, for each entry of the history."""
 
     def __post_init__(self) -> None:
         self.driver = self.driver or MockBLEDriver(self.air, address_of(self.index))
@@ -48,22 +50,26 @@ class Node:
     def identity(self) -> bytes:
         return identity_of(self.index)
 
+    def _note(self, what: str) -> None:
+        self.history.append(what)
+        self.times.append(trio.current_time())
+
     def mesh_up(self, mesh: Mesh) -> None:
         assert not self.up
         self.mesh = mesh
         self.up = True
-        self.history.append("up")
+        self._note("up")
 
     def mesh_down(self, reason: str) -> None:
         assert not self.peers, "every peer has left before"
         self.up = False
-        self.history.append(f"down: {reason}")
+        self._note(f"down: {reason}")
 
     def peer_joined(self, peer: Peer) -> None:
         assert self.up
         assert peer.identity not in self.peers
         self.peers[peer.identity] = peer
-        self.history.append(f"joined {peer.identity[:1].hex()}")
+        self._note(f"joined {peer.identity[:1].hex()}")
 
     def packet_received(self, peer: Peer, packet: bytes) -> None:
         assert self.peers[peer.identity] is peer
@@ -71,7 +77,7 @@ class Node:
 
     def peer_left(self, peer: Peer) -> None:
         assert self.peers.pop(peer.identity) is peer
-        self.history.append(f"left {peer.identity[:1].hex()}")
+        self._note(f"left {peer.identity[:1].hex()}")
 
     async def run(self) -> None:
         await supervise(

@@ -16,6 +16,8 @@ import trio
 from tests.bluez import laboratory
 from tests.bluez.laboratory import Laboratory
 
+OUTAGES = pytest.StashKey[list[str]]()
+
 HERE = Path(__file__).parent
 ELSEWHERE = (
     "needs a real bluetoothd: tests/guest and `nox -s bluez` run this in the laboratory's guest, "
@@ -27,6 +29,19 @@ ELSEWHERE = (
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if HERE in item.path.parents and not (laboratory.IN_GUEST or laboratory.ADAPTERS_NAMED):
         pytest.skip(ELSEWHERE)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if outages := config.stash.get(OUTAGES, []):
+        terminalreporter.section("faults, and how long they lasted")
+        for outage in outages:
+            terminalreporter.write_line(outage)
+
+
+@pytest.fixture
+def outages(pytestconfig: pytest.Config) -> list[str]:
+    """What is added here is printed at the end of the run."""
+    return pytestconfig.stash.setdefault(OUTAGES, [])
 
 
 @pytest.fixture(scope="session")
