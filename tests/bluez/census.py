@@ -54,6 +54,16 @@ async def take() -> Census:
     )
 
 
+async def at_rest() -> Census:
+    """As it is before anything begins. What an earlier test has left to BlueZ may still be going on."""
+    with trio.fail_after(PATIENCE):
+        while True:
+            now = await take()
+            if not (now.connected or now.discovering or now.advertisements):
+                return now
+            await trio.sleep(0.2)  # as below
+
+
 EVERYTHING = frozenset(field.name for field in fields(Census))
 
 AT_ONCE = EVERYTHING - {"devices"}
@@ -74,4 +84,5 @@ async def back_to(before: Census, names: frozenset[str] = EVERYTHING) -> None:
         while counts(now) != counts(before):
             await trio.sleep(0.2)  # nothing tells when the kernel or BlueZ has let go of something
             now = await take()
-    assert counts(now) == counts(before)
+    leaked = {name: (getattr(before, name), getattr(now, name)) for name in sorted(names)}
+    assert counts(now) == counts(before), f"before and after: {leaked}"

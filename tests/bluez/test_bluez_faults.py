@@ -336,7 +336,7 @@ async def test_a_device_that_is_no_peer_is_left_as_it_was(adapters: list[str]) -
 
 
 async def test_entering_and_linking_and_leaving_leaves_nothing(adapters: list[str]) -> None:
-    before = await census.take()
+    before = await census.at_rest()
     for _ in range(3):
         async with BleakDriver(adapters[0]) as one, BleakDriver(adapters[1]) as other:
             await start(one, b"a")

@@ -98,7 +98,7 @@ def faults(caplog: pytest.LogCaptureFixture, outages: list[str]) -> Faults:
 @asynccontextmanager
 async def at_work(*nodes: Node) -> AsyncIterator[list[Node]]:
     """Linked with each other; afterwards nothing is left of them anywhere."""
-    before = await census.take()
+    before = await census.at_rest()
     async with running(*nodes):
         await until(lambda: complete(list(nodes)))
         yield list(nodes)
@@ -292,7 +292,7 @@ async def test_a_peers_process_killed_and_started_again(
             assert ours.peers[there].outgoing.put(bytes(size))
             await until(lambda size=size: ours.packets[-1:] == [(there, bytes(size))])
 
-    before = await census.take()
+    before = await census.at_rest()
     async with running(ours):
         async with echo(adapters[1], 2):
             await until(lambda: there in ours.peers)
