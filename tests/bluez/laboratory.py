@@ -41,8 +41,20 @@ class LaboratoryError(Exception):
 # --- D-Bus, apart from the code under test ----------------------------------------------------------------
 
 
+class _Connection(MessageBus):
+    """Leaves no socket behind where nobody listens."""
+
+    def _setup_socket(self) -> None:
+        try:
+            super()._setup_socket()
+        except BaseException:
+            self._stream.close()
+            self._sock.close()
+            raise
+
+
 async def _on_the_bus(work: Callable[[MessageBus], Awaitable[Any]]) -> Any:
-    bus = MessageBus(bus_type=BusType.SYSTEM)
+    bus = _Connection(bus_type=BusType.SYSTEM)
     try:
         await bus.connect()
         return await work(bus)

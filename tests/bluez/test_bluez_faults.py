@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
@@ -250,6 +253,19 @@ async def test_the_system_bus_restarted(lab: Laboratory, adapters: list[str]) ->
     said = await fails(driver, lab.restart_dbus_daemon, 5)
     assert "D-Bus" in said or "bluetoothd" in said
     await works(driver)
+
+
+async def test_no_system_bus(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    with socket.socket(socket.AF_UNIX) as nobody_listens:
+        nobody_listens.bind(str(tmp_path / "bus"))
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={tmp_path / 'bus'}")
+    with pytest.raises(AdapterUnavailable, match="systemctl start bluetooth"):
+        async with BleakDriver("hci0"):
+            pass
+    gc.collect()
+    assert not [str(warning.message) for warning in recwarn]
 
 
 # --- peers ------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 Private attributes of dbus-next are relied on, and a test watches over them: `MessageBus._writer.sock`, which
 is wrapped, because a full socket buffer would otherwise end the connection; and `_loop`, `_fd`, `_stream` and
-`_sock`, which it never closes.
+`_sock`, which it never closes, made by `_setup_socket`.
 """
 
 from __future__ import annotations
@@ -99,6 +99,18 @@ class PatientSocket:
             return self._wrapped.send(data)
         except BlockingIOError:
             return 0
+
+
+class _Connection(MessageBus):  # type: ignore[misc]  # dbus-next has no types
+    """It does not leave a socket behind where nobody listens, as after a restart of the bus."""
+
+    def _setup_socket(self) -> None:
+        try:
+            super()._setup_socket()
+        except BaseException:
+            self._stream.close()
+            self._sock.close()
+            raise
 
 
 class Bus:
@@ -328,7 +340,7 @@ async def open_bus(loop: AsyncioLoop) -> AsyncIterator[Bus]:
     """Connect to the system bus. Raises `AdapterUnavailable`, `PermissionDenied`."""
 
     async def connect() -> MessageBus:
-        connection = MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
+        connection: MessageBus = _Connection(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
         try:
             await connection.connect()
         except BaseException:
