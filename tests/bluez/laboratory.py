@@ -62,6 +62,7 @@ async def _on_the_bus(work: Callable[[MessageBus], Awaitable[Any]]) -> Any:
         bus.disconnect()
         # The bus may have ended meanwhile, which it says here; dbus-next never closes its socket.
         await asyncio.gather(bus.wait_for_disconnect(), return_exceptions=True)
+        bus._stream.close()
         bus._sock.close()
 
 

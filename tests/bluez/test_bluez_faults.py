@@ -375,6 +375,9 @@ def test_errors_say_what_to_do() -> None:
         assert isinstance(error, AdapterUnavailable)
         assert what in str(error)
     assert isinstance(refusal("org.bluez.Error.Failed", "text", "Connect"), Refused)
+    same = refusal("org.bluez.Error.Failed", "Operation already in progress", "Connect")
+    assert isinstance(same, Refused)
+    assert same.name == "org.bluez.Error.InProgress"
 
 
 def test_importing_the_package_imports_neither_bleak_nor_dbus() -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 import trio
@@ -63,36 +63,37 @@ async def connect_and_cancel(
 
 
 async def test_connects_that_are_cancelled_at_any_moment_leave_nothing(
-    take_adapters: Callable[[int], list[str]], outages: list[str]
+    take_adapters: Callable[[int], list[str]], adapters: list[str], outages: list[str]
 ) -> None:
-    names = take_adapters(3)
-    random_moments = random.Random(200)
+    take_adapters(2)
+    random_moments = random.Random(CANCELLED)
     seen: Counter[str] = Counter()
     before = await census.at_rest()
-    async with (
-        BleakDriver(names[0]) as peripheral,
-        BleakDriver(names[1]) as one,
-        BleakDriver(names[2]) as other,
-    ):
+    async with AsyncExitStack() as stack:
+        peripheral, *centrals = [
+            await stack.enter_async_context(BleakDriver(adapter)) for adapter in adapters[:4]
+        ]
         await start(peripheral, b"p")
-        assert peripheral.address is not None
-        for central, identity in ((one, b"a"), (other, b"b")):
-            await start(central, identity)
+        address = peripheral.address
+        assert address is not None
+        for central in centrals:
+            await start(central, b"c")
             await central.stop_advertising()
-            await sighted(central, peripheral.address)
+            await sighted(central, address)
         at_work = await census.take()
         began = trio.current_time()
         async with trio.open_nursery() as serving:
             serving.start_soon(answer, peripheral)
             async with trio.open_nursery() as nursery:
-                for central in (one, other):
-                    moments = [random_moments.uniform(0, LONGEST) for _ in range(CANCELLED // 2)]
-                    nursery.start_soon(connect_and_cancel, central, peripheral.address, moments, seen)
+                for place, central in enumerate(centrals):
+                    share = range(place, CANCELLED, len(centrals))
+                    moments = [random_moments.uniform(0, LONGEST) for _ in share]
+                    nursery.start_soon(connect_and_cancel, central, address, moments, seen)
             took = trio.current_time() - began
-            for central in (one, other):
-                await sighted(central, peripheral.address)
+            for central in centrals:
+                await sighted(central, address)
                 with trio.fail_after(laboratory.PATIENCE):
-                    ours = await central.connect(peripheral.address)
+                    ours = await central.connect(address)
                     for value in (b"out", bytes(500)):
                         await ours.send(value)
                         assert await ours.receive() == value
@@ -138,8 +139,13 @@ async def test_another_program_that_scans_and_connects_on_the_same_adapter(
             await until(lambda: complete(nodes))
             joined = sum(entry.startswith("joined") for entry in nodes[0].history)
             nursery.cancel_scope.cancel()
-        await until(lambda: complete(nodes))
-        await exchange(nodes, (100, 498))
+        for _ in range(3):
+            await until(lambda: complete(nodes))
+            with trio.move_on_after(20) as scope:  # BlueZ may just be ending what the other program has left
+                await exchange(nodes, (100, 498))
+            if not scope.cancelled_caught:
+                break
+        assert not scope.cancelled_caught
         assert all(n.up for n in nodes)
         assert all(n.history.count("up") == 1 for n in nodes)
     await census.back_to(before, census.AT_ONCE)

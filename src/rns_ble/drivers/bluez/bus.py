@@ -384,6 +384,8 @@ def refusal(name: str, text: str, what: str) -> BLEError:
         )
     if name == f"{BLUEZ}.Error.Blocked":
         return AdapterUnavailable(BLOCKED)
+    if name == f"{BLUEZ}.Error.Failed" and text == "Operation already in progress":
+        name = f"{BLUEZ}.Error.InProgress"  # what some of BlueZ's methods call it
     return Refused(name, text, what)
 
 
