@@ -9,7 +9,7 @@ import logging
 import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import trio
@@ -293,15 +293,15 @@ async def test_a_peers_process_killed_and_started_again(
             await until(lambda size=size: ours.packets[-1:] == [(there, bytes(size))])
 
     before = await census.at_rest()
-    async with running(ours):
+    async with AsyncExitStack() as later, running(ours):
         async with echo(adapters[1], 2):
             await until(lambda: there in ours.peers)
             await echoes()
         gone = await until(lambda: not ours.peers)
         assert ours.up
-        async with echo(adapters[1], 2):
-            back = await until(lambda: there in ours.peers)
-            await echoes()
+        await later.enter_async_context(echo(adapters[1], 2))  # it outlives us
+        back = await until(lambda: there in ours.peers)
+        await echoes()
     await census.back_to(before, census.AT_ONCE)
     assert not [r for r in caplog.records if r.name.startswith("rns_ble") and r.levelno >= logging.WARNING]
     outages.append(
