@@ -226,6 +226,7 @@ class BleakDriver(BLEDriverInterface):
             stack.links.on_device_changed(path)
             stack.central.on_device_changed(path)
             stack.peripheral.on_device_changed(path)
+            stack.scanner.on_device_changed(path, {})
         elif interface == CHARACTERISTIC:
             stack.central.on_characteristic_removed(path)
         elif interface == ADAPTER and path == stack.adapter:

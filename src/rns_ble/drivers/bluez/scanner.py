@@ -20,7 +20,7 @@ from rns_ble.protocol.advertisement import known_rssi, normalise_address
 
 if TYPE_CHECKING:
     from rns_ble.drivers.bluez.bus import Bus
-    from rns_ble.drivers.bluez.tree import Tree
+    from rns_ble.drivers.bluez.tree import Properties, Tree
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +55,15 @@ class Scanner:
         self._pauses = 0
         self._needs = 0
         self._changing = trio.Lock()
+        # Device paths. A service that vanishes on a connection goes from the device's UUIDs, and no later
+        # advertisement brings it back, such as after the peer's program was started again.
+        self._advertisers: set[str] = set()
         self._sighted = trio.lowlevel.ParkingLot()
 
     def look_for(self, service_uuid: str) -> None:
         """Only who advertises this service is a sighting."""
         self._service = service_uuid.lower()
+        self._advertisers.clear()
 
     async def apply(self) -> None:
         """Bring the discovery to what is wanted. Raises as `Bus.call`, `Refused` where BlueZ goes on
@@ -133,14 +137,26 @@ class Scanner:
             self._nursery.start_soon(self._go_on)
 
     def on_device_changed(self, path: str, changed: Mapping[str, Any]) -> None:
-        """Device1's properties: with a signal strength or data that only advertisements bring, a sighting."""
+        """Device1 has changed, or is gone: with a signal strength or data that only advertisements bring, a
+        sighting.
+        """
         self._sighted.unpark_all()
-        if not changed.keys() & {"RSSI", "ManufacturerData"} or not (self.wanted or self._needs):
+        device = self._tree.get(path, DEVICE)
+        if device is None:
+            self._advertisers.discard(path)
             return
-        device = self._tree.get(path, DEVICE) or {}
+        if self._service in map(str.lower, device.get("UUIDs", ())):
+            self._advertisers.add(path)
         rssi = known_rssi(device.get("RSSI"))
-        if rssi is None or self._service not in map(str.lower, device.get("UUIDs", ())):
-            return
+        if (
+            rssi is not None
+            and path in self._advertisers
+            and changed.keys() & {"RSSI", "ManufacturerData"}
+            and (self.wanted or self._needs)
+        ):
+            self._report(device, rssi)
+
+    def _report(self, device: Properties, rssi: int) -> None:
         self._sight(
             BLEDevice(
                 normalise_address(str(device["Address"])),
