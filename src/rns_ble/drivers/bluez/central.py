@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import trio
-from dbus_next import Variant
 
+from rns_ble.drivers.asyncio_loop import plainly
 from rns_ble.drivers.base import (
-    AdapterUnavailable,
     AlreadyConnected,
+    BLEError,
     LinkLost,
     PeerUnreachable,
     ProtocolViolation,
     Role,
 )
-from rns_ble.drivers.bluez.bleak_client import Client, ConnectRace
+from rns_ble.drivers.bluez.bearer import only_by_bredr
+from rns_ble.drivers.bluez.bleak_client import Characteristic, Client, ConnectRace
 from rns_ble.drivers.bluez.bus import BLUEZ, Refused
 from rns_ble.drivers.bluez.limits import write_limit
 from rns_ble.drivers.bluez.link import BluezLink, CallOutlet, SocketOutlet
@@ -34,23 +34,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 RACES_BORNE: Final = 5
 """Tries that bluetoothd may spoil by itself (about one in twenty) before it counts as the peer's failure."""
 
 RACE_INTERVAL: Final = 0.1
 """Seconds before the next try: BlueZ does not tell when the thing in progress is done."""
 
-BUSY_INTERVAL: Final = 0.01
-"""Seconds between tries at an attribute that another call holds, as bleak does."""
-
 SERVICE_TIMEOUT: Final = 3.0
-"""Seconds for services to show on a connection that the peer made: BlueZ discovers them at its own pace
-there."""
+"""Seconds for services to show that BlueZ has not shown with the others."""
 
-ANSWER_TIMEOUT: Final = 30.0
-"""Seconds: the ATT transaction time-out (Core Specification, Vol 3 Part F, 3.3.3)."""
+OURS: Final = 3
+"""Characteristics: RX, TX and Identity."""
 
 DIAL_TIMEOUT: Final = 120.0
 """Seconds; BlueZ itself gives up earlier, and the caller's deadline counts."""
@@ -63,10 +57,6 @@ RACES: Final = frozenset(
     {"InProgress", "NotReady", "AlreadyConnected", "DoesNotExist", "UnknownObject", "UnknownMethod"}
 )
 """Errors that are about what BlueZ was doing, not about the peer."""
-
-WHERE_SOCKETS_ARE_REFUSED: Final = frozenset(
-    {"NotAuthorized", "NotSupported", "NotPermitted", "Failed", "UnknownMethod"}
-)
 
 
 class Central:
@@ -93,7 +83,6 @@ class Central:
         self._attempts: dict[str, trio.CancelScope] = {}
         self._clients: set[Client] = set()  # also those of links that have ended and that nobody has closed
         self._watched: dict[str, tuple[str, BluezLink]] = {}  # characteristic path → device path, link
-        self._notified: dict[str, BluezLink] = {}  # TX path, where its values come over D-Bus
 
     # --- what BlueZ says ---
 
@@ -111,16 +100,9 @@ class Central:
             link.end("the peer's service is gone")
             self._nursery.start_soon(self._links.disconnect, device)
 
-    def on_notified(self, path: str, changed: Mapping[str, Any]) -> None:
-        """Properties of a characteristic: a value, where notifications come over D-Bus."""
-        link = self._notified.get(path)
-        if link is not None and "Value" in changed:
-            link.on_value(bytes(changed["Value"]))
-
     def _unwatch(self, link: BluezLink) -> None:
         for path in [path for path, (_device, known) in self._watched.items() if known is link]:
             del self._watched[path]
-            self._notified.pop(path, None)
 
     # --- connect ---
 
@@ -143,28 +125,36 @@ class Central:
         raise AssertionError("unreachable")
 
     async def _attempt(self, address: str, path: str, uuids: Uuids, identity: bytes) -> BluezLink:
-        client: Client | None = None
-        link: BluezLink | None = None
+        dialled = not self._tree.connected(path)
+        if not dialled and only_by_bredr(self._adapter, address):
+            raise PeerUnreachable(f"{address} is connected by BR/EDR, for something else")
+        client = Client(self._loop, path, address, dict(self._tree.get(path, DEVICE) or {}))
+        self._clients.add(client)
 
         async def say_goodbye(ending: BluezLink) -> None:
             self._unwatch(ending)
             await self._part(path, client)
             self._links.drop(path, ending)
+            if uuids.service not in (self._tree.get(path, DEVICE) or {}).get("UUIDs", ()):
+                # It went while we were connected. BlueZ would not show it when it is advertised again.
+                await self._links.forget(path)
 
-        done = dialled = False
+        link = BluezLink(address, Role.CENTRAL, ATT_MTU_DEFAULT, say_goodbye, write_limit)
+        done = False
         try:
-            if not self._tree.connected(path):
-                dialled = True
-                await self._dial(address, path)
-                client = Client(self._loop, path, dict(self._tree.get(path, DEVICE) or {"Address": address}))
-                self._clients.add(client)
-                await client.discover()
+            if dialled:
+                await self._dial_and_open(address, path, client)
+                if only_by_bredr(self._adapter, address):
+                    raise PeerUnreachable(
+                        f"BlueZ has connected {address} by BR/EDR: set ControllerMode = le in main.conf"
+                    )
             with trio.CancelScope() as scope:
                 self._attempts[path] = scope
-                if not self._tree.connected(path) and client is None:
+                if not self._tree.connected(path):
                     raise ConnectRace(f"{address} has just disconnected")
-                link = BluezLink(address, Role.CENTRAL, ATT_MTU_DEFAULT, say_goodbye, write_limit)
-                await self._shake_hands(link, path, uuids, identity)
+                if not dialled:
+                    await client.open()
+                await self._shake_hands(link, path, client, uuids, identity)
                 self._links.put(path, link)
                 done = True
             if not done:
@@ -173,15 +163,35 @@ class Central:
             self._attempts.pop(path, None)
             if not done:
                 with trio.CancelScope(shield=True):
-                    if link is not None:
-                        self._unwatch(link)
-                        link.end("the handshake has failed")
+                    self._unwatch(link)
+                    link.end("the handshake has failed")
                     if dialled and not self._tree.connected(path):
                         await self._links.disconnect(path, pending=True)
                     await self._part(path, client)
                     await self._links.forget(path)
-        assert link is not None
         return link
+
+    async def _dial_and_open(self, address: str, path: str, client: Client) -> None:
+        """BlueZ answers when it has discovered the services; what bleak needs before that is done meanwhile.
+
+        Raises as `_dial` and `Client.open`.
+        """
+        problem: BLEError | None = None
+
+        async def open_early() -> None:
+            nonlocal problem
+            while not self._tree.connected(path):
+                await self._links.wait()
+            try:
+                await client.open()
+            except BLEError as error:
+                problem = error
+
+        async with plainly(trio.open_nursery()) as nursery:
+            nursery.start_soon(open_early)
+            await self._dial(address, path)
+        if problem is not None:
+            raise problem
 
     async def _dial(self, address: str, path: str) -> None:
         """Raises `PeerUnreachable`, and `ConnectRace` for what is BlueZ's doing."""
@@ -197,6 +207,14 @@ class Central:
                 await self._links.wait()
             return
         raise ConnectRace(f"BlueZ has connected {address} but does not show it")
+
+    def _missing(self, device: str, uuids: Uuids) -> int:
+        found = {
+            str(interfaces[CHARACTERISTIC]["UUID"]).lower()
+            for path, interfaces in self._tree.objects.items()
+            if path.startswith(f"{device}/") and CHARACTERISTIC in interfaces
+        }
+        return len({uuids.rx, uuids.tx, uuids.identity} - found)
 
     async def _part(self, path: str, client: Client | None) -> None:
         if not self._links.in_use(path, but=Role.CENTRAL):
@@ -214,103 +232,77 @@ class Central:
 
     # --- handshake ---
 
-    async def _shake_hands(self, link: BluezLink, device: str, uuids: Uuids, identity: bytes) -> None:
-        rx, tx, identity_path = await self._characteristics(link.address, device, uuids)
-        reply = await self._asked(
-            link.address,
-            "the reading of its Identity",
-            lambda: self._bus.call(
-                identity_path, CHARACTERISTIC, "ReadValue", "a{sv}", {}, timeout=ANSWER_TIMEOUT
-            ),
-        )
-        link.peer_identity = bytes(reply.body[0])
+    async def _shake_hands(
+        self, link: BluezLink, device: str, client: Client, uuids: Uuids, identity: bytes
+    ) -> None:
+        rx, tx, known = await self._characteristics(link.address, device, client, uuids)
+        link.peer_identity = await client.read(known, "the reading of its Identity")
         if len(link.peer_identity) != IDENTITY_LENGTH:
             raise ProtocolViolation(
                 f"{link.address}: its Identity has {len(link.peer_identity)} bytes, not {IDENTITY_LENGTH}"
             )
-        self._watched[rx] = self._watched[tx] = (device, link)
-        await self._subscribe(link, tx)
-        await self._asked(link.address, "our identity", lambda: self._write(rx, identity, "request"))
-        await self._open_outlet(link, rx)
+        self._watched[rx.path] = self._watched[tx.path] = (device, link)
+        inward = await self._subscribe(link, client, tx)
+        await client.write(rx, identity, "our identity", response=True)
+        outward = await self._open_outlet(link, client, rx)
+        link.data_path = outward if outward == inward else f"{outward} out, {inward} in"
         link.rssi = (self._tree.get(device, DEVICE) or {}).get("RSSI")
 
-    async def _characteristics(self, address: str, device: str, uuids: Uuids) -> tuple[str, str, str]:
-        found: dict[str, str] = {}
-        with trio.move_on_after(SERVICE_TIMEOUT):
-            while True:
-                found = {
-                    str(interfaces[CHARACTERISTIC]["UUID"]).lower(): path
-                    for path, interfaces in self._tree.objects.items()
-                    if path.startswith(f"{device}/") and CHARACTERISTIC in interfaces
-                }
-                if {uuids.rx, uuids.tx, uuids.identity} <= found.keys():
-                    return found[uuids.rx], found[uuids.tx], found[uuids.identity]
-                await self._links.wait()
-        missing = {uuids.rx, uuids.tx, uuids.identity} - found.keys()
-        raise ProtocolViolation(
-            f"{address} lacks {len(missing)} of RX, TX and Identity, whatever it advertises"
-        )
+    async def _characteristics(
+        self, address: str, device: str, client: Client, uuids: Uuids
+    ) -> list[Characteristic]:
+        """RX, TX and Identity. BlueZ may say that it has them all before it shows them; and on a connection
+        that was there already the peer may have put its service up just now.
+        """
+        found = client.characteristics(uuids)
+        if len(found) < OURS:
+            with trio.move_on_after(SERVICE_TIMEOUT):
+                while self._missing(device, uuids):
+                    await self._links.wait()
+                await client.reopen()
+                found = client.characteristics(uuids)
+        if len(found) < OURS:
+            if not self._missing(device, uuids):
+                raise ConnectRace(f"{address} has just put its service up")
+            raise ProtocolViolation(
+                f"{address} lacks {OURS - len(found)} of RX, TX and Identity, whatever it advertises"
+            )
+        return found
 
-    async def _asked(self, address: str, what: str, ask: Callable[[], Awaitable[T]]) -> T:
-        while True:
-            try:
-                return await ask()
-            except Refused as error:
-                if error.name == f"{BLUEZ}.Error.InProgress":
-                    await trio.sleep(BUSY_INTERVAL)
-                    continue
-                if error.name.endswith((".NotConnected", ".UnknownObject")) or error.text == "Not connected":
-                    raise PeerUnreachable(f"{address} dropped the connection during {what}") from error
-                raise ProtocolViolation(f"{address} refuses {what}: {error}") from error
-
-    async def _subscribe(self, link: BluezLink, tx: str) -> None:
+    async def _subscribe(self, link: BluezLink, client: Client, tx: Characteristic) -> str:
+        """How values come in."""
         try:
-            inlet, att_mtu = await self._bus.acquire(tx, "AcquireNotify")
+            inlet, att_mtu = await self._bus.acquire(tx.path, "AcquireNotify")
         except Refused as error:
-            if error.name.rpartition(".")[2] not in WHERE_SOCKETS_ARE_REFUSED:
-                raise PeerUnreachable(f"{link.address}: the subscription to its TX: {error}") from error
+            if error.name == f"{BLUEZ}.Error.InProgress":
+                raise PeerUnreachable(
+                    f"another program on this machine has subscribed to {link.address}, and BlueZ would "
+                    "repeat each value for each subscriber: end that one"
+                ) from error
             log.debug("%s: no socket for notifications: %s", link, error)
-        else:
-            link.on_att_mtu(att_mtu)
-            self._nursery.start_soon(link.pump, inlet)
-            return
-        await self._bus.match(
-            f"type='signal',sender='{BLUEZ}',path='{tx}',interface='org.freedesktop.DBus.Properties'"
-        )
-        self._notified[tx] = link
-        await self._asked(
-            link.address,
-            "the subscription to its TX",
-            lambda: self._bus.call(tx, CHARACTERISTIC, "StartNotify"),
-        )
+            await client.subscribe(tx, link.on_value, "the subscription to TX")
+            return CallOutlet.name
+        link.on_att_mtu(att_mtu)
+        self._nursery.start_soon(link.pump, inlet)
+        return SocketOutlet.name
 
-    async def _open_outlet(self, link: BluezLink, rx: str) -> None:
+    async def _open_outlet(self, link: BluezLink, client: Client, rx: Characteristic) -> str:
+        """How values go out."""
         try:
-            taken, att_mtu = await self._bus.acquire(rx, "AcquireWrite")
+            taken, att_mtu = await self._bus.acquire(rx.path, "AcquireWrite")
         except Refused as error:
             log.debug("%s: no socket for writes: %s", link, error)
-            mtu = (self._tree.get(rx, CHARACTERISTIC) or {}).get("MTU")
-            link.on_att_mtu(mtu or ATT_MTU_DEFAULT)
+            link.on_att_mtu(rx.att_mtu)
 
             async def write(value: bytes) -> None:
                 try:
-                    await self._asked(link.address, "a value", lambda: self._write(rx, value, "command"))
-                except (PeerUnreachable, ProtocolViolation, AdapterUnavailable) as error:
+                    await client.write(rx, value, "a value", response=not rx.takes_commands)
+                except BLEError as error:
                     link.end(str(error))
                     raise LinkLost(str(error)) from error
 
             link.set_outlet(CallOutlet(write))
-        else:
-            link.on_att_mtu(att_mtu)
-            link.set_outlet(SocketOutlet(taken))
-
-    async def _write(self, rx: str, value: bytes, kind: str) -> None:
-        await self._bus.call(
-            rx,
-            CHARACTERISTIC,
-            "WriteValue",
-            "aya{sv}",
-            value,
-            {"type": Variant("s", kind)},
-            timeout=ANSWER_TIMEOUT,
-        )
+            return CallOutlet.name
+        link.on_att_mtu(att_mtu)
+        link.set_outlet(SocketOutlet(taken))
+        return SocketOutlet.name

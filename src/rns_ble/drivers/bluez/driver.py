@@ -216,7 +216,6 @@ class BleakDriver(BLEDriverInterface):
                 stack.peripheral.on_device_changed(path)
             stack.scanner.on_device_changed(path, changed)
         elif interface == CHARACTERISTIC and path.startswith(f"{stack.adapter}/"):
-            stack.central.on_notified(path, changed)
             stack.links.wake()
         elif interface == ADAPTER and path == stack.adapter and changed.get("Powered") is False:
             stack.nursery.start_soon(self._find_out, stack)

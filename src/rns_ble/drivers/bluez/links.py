@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DISCONNECT_TIMEOUT: Final = GOODBYE_TIMEOUT - 0.5
+DISCONNECT_TIMEOUT: Final = GOODBYE_TIMEOUT - 1.0
 """Seconds; BlueZ takes 2.0 s, and what else a goodbye does must fit into the rest."""
+
+FORGET_TIMEOUT: Final = 0.5
+"""Seconds; BlueZ asks nobody for that."""
 
 
 class Links:
@@ -112,7 +115,7 @@ class Links:
         device = self._tree.get(path, DEVICE)
         if device is None or device.get("Connected") or device.get("Paired") or device.get("Trusted"):
             return
-        with trio.move_on_after(1, shield=True):
+        with trio.move_on_after(FORGET_TIMEOUT, shield=True):
             try:
                 await self._bus.call(self._adapter, ADAPTER, "RemoveDevice", "o", path)
             except BLEError as error:
