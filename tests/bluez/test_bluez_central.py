@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -18,7 +19,7 @@ from rns_ble.drivers.bluez.link import RECEIVE_BUFFERED
 from rns_ble.protocol.gatt import RX_UUID, SERVICE_UUID, TX_UUID
 from tests.bluez import laboratory
 from tests.bluez.laboratory import MAIN_CONF, PATIENCE, Laboratory
-from tests.bluez.test_bluez_faults import ends, open_files, sighted, start
+from tests.bluez.test_bluez_faults import ends, sighted, start
 
 OTHER = str(Path(__file__).with_name("other_program.py"))
 
@@ -46,6 +47,10 @@ async def main():
         await trio.sleep_forever()
 trio.run(main)
 """
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
 
 
 @asynccontextmanager
