@@ -11,7 +11,7 @@ The sender keeps these rules:
    each as long as the value limit allows, the last as long as is left.
 3. No fragment is 16 bytes long in all, because several implementations take any such value for the
    identity of a handshake. Only the last fragment can come out at 16. It then gets one byte more from
-   the fragment before it, which is full, that is at least 20 bytes long, and so does not become 16
+   the fragment before it, which is full, that is at least 18 bytes long, and so does not become 16
    itself. A lone one (a packet of 11 bytes) is split 6 + 5.
 
 The receiver keeps these. `total` is all that tells one packet on the air from another:

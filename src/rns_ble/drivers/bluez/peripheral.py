@@ -113,6 +113,7 @@ class Peripheral:
         self._nursery = nursery
         self._offer = offer
         self._exported: tuple[Uuids, bytes] | None = None
+        self._registered = False  # perhaps: a registration may have been cancelled before its answer came
         self._shared: SocketOutlet | None = None
         self._closed: set[str] = set()  # device paths whose link we have closed, and the connection not yet
 
@@ -122,19 +123,23 @@ class Peripheral:
         """Put the service up and see that it is. Raises `AdapterUnavailable`."""
         if self._exported == (uuids, identity):
             return
-        with trio.CancelScope(shield=True):
-            await self.withdraw()
-            self._put_up(uuids, identity)
-            try:
-                await self._bus.call(
-                    self._adapter, "org.bluez.GattManager1", "RegisterApplication", "oa{sv}", ROOT, {}
-                )
-            except Refused as error:
-                raise AdapterUnavailable(f"BlueZ does not take our service: {error}") from error
-            self._exported = (uuids, identity)
+        await self.withdraw()
+        self._put_up(uuids, identity)
+        self._registered = True
+        try:
+            await self._bus.call(
+                self._adapter, "org.bluez.GattManager1", "RegisterApplication", "oa{sv}", ROOT, {}
+            )
+        except Refused as error:
+            self._registered = False
+            raise AdapterUnavailable(f"BlueZ does not take our service: {error}") from error
+        await self._wait_until_exported(uuids.service)
+        self._exported = uuids, identity
+
+    async def _wait_until_exported(self, service_uuid: str) -> None:
         with trio.move_on_after(EXPORT_TIMEOUT):
             exported = await self._bus.get(self._adapter, ADAPTER, "UUIDs")
-            while uuids.service not in exported:
+            while service_uuid not in exported:
                 await self._links.wait()
                 exported = (self._tree.get(self._adapter, ADAPTER) or {}).get("UUIDs", [])
             return
@@ -165,13 +170,14 @@ class Peripheral:
 
     async def withdraw(self) -> None:
         """Take the service down. Idempotent. Raises as `Bus.call`, but not what BlueZ refuses."""
-        if self._exported is None:
+        if not self._registered:
             return
         self._exported = None
         try:
             await self._bus.call(self._adapter, "org.bluez.GattManager1", "UnregisterApplication", "o", ROOT)
         except Refused as error:
             log.debug("taking the service down: %s", error)
+        self._registered = False
         for name in ("tx", "rx", "identity"):
             self._bus.withdraw(f"{SERVICE}/{name}")
         self._bus.withdraw(SERVICE)
