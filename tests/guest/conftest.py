@@ -1,7 +1,11 @@
-"""The laboratory, and the guest's two runs: one for each generation of BlueZ, side by side."""
+"""The laboratory, and the guests side by side: two for each generation of BlueZ, with half of the tests each.
+
+A guest mostly waits: for bluetoothd's time-outs, and for the air. So four of them share two processors.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -21,6 +25,14 @@ CHECKOUT: Final = HERE.parents[1]
 LAB: Final = CHECKOUT / "tests" / "bluez" / "lab"
 
 GENERATIONS: Final = ("5.66", "5.82")
+FIRST_HALF: Final = tuple(
+    f"tests/bluez/test_{name}.py"
+    for name in (
+        *("bluez_central", "bluez_conformance", "bluez_faults", "bluez_interop", "bluez_mesh", "bluez_order"),
+        "lab",
+    )
+)
+HALVES: Final = (FIRST_HALF, ("tests/bluez", *(f"--ignore={file}" for file in FIRST_HALF)))
 CONTROLLERS: Final = "4"  # a peripheral and three centrals
 TIME_LIMIT: Final = "1200"  # seconds; a guest that hangs is stopped then, and its output shown
 HANGS: Final = "faulthandler_timeout=180"  # seconds in one test, after which pytest shows where it stands
@@ -50,10 +62,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Guests:
-    """What became of the laboratory, and of the run of each generation, if there was one."""
+    """What became of the laboratory, and of the runs of each generation, if there were any."""
 
     setup: Outcome
-    runs: dict[str, Outcome]
+    runs: dict[str, list[Outcome]]
 
 
 GUESTS = pytest.StashKey[Guests]()
@@ -62,8 +74,9 @@ GUESTS = pytest.StashKey[Guests]()
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if (guests := config.stash.get(GUESTS, None)) is not None and guests.runs:
         terminalreporter.section("tests/bluez in the guest")
-        for generation, run in sorted(guests.runs.items()):
-            terminalreporter.line(f"BlueZ {generation}: {run.counts or 'ended before its tests did'}")
+        for generation, runs in sorted(guests.runs.items()):
+            for run in runs:
+                terminalreporter.line(f"BlueZ {generation}: {run.counts or 'ended before its tests did'}")
 
 
 def _generations(session: pytest.Session) -> list[str]:
@@ -98,17 +111,18 @@ def guests(request: pytest.FixtureRequest) -> Guests:
 
 async def _run_all(generations: list[str], show: Show) -> Guests:
     setup = await _run(["bash", str(LAB / "setup"), *generations], show)
-    runs: dict[str, Outcome] = {}
+    runs: dict[str, list[Outcome]] = {}
     if setup.status == 0:
-        processors = sorted(os.sched_getaffinity(0))
+        processors = itertools.cycle(sorted(os.sched_getaffinity(0)))
         async with trio.open_nursery() as nursery:
-            for index, generation in enumerate(generations):
-                processor = processors[index % len(processors)]
-                nursery.start_soon(_run_guest, generation, processor, show, runs)
+            for generation, half in itertools.product(generations, HALVES):
+                nursery.start_soon(_run_guest, generation, half, next(processors), show, runs)
     return Guests(setup, runs)
 
 
-async def _run_guest(generation: str, processor: int, show: Show, runs: dict[str, Outcome]) -> None:
+async def _run_guest(
+    generation: str, half: tuple[str, ...], processor: int, show: Show, runs: dict[str, list[Outcome]]
+) -> None:
     def progress(line: str) -> None:
         if line.startswith("tests/"):
             show(f"BlueZ {generation}: {line}")
@@ -116,9 +130,10 @@ async def _run_guest(generation: str, processor: int, show: Show, runs: dict[str
             show(line.strip())  # a figure that a test gives
 
     boot = ["bash", str(LAB / "boot"), "--bluez", generation, "-n", CONTROLLERS, "-t", TIME_LIMIT]
-    tests = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", HANGS, "tests/bluez"]
+    tests = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", HANGS, *half]
     command = ["taskset", "-c", str(processor), *boot, "--python", sys.executable, *tests]
-    runs[generation] = run = await _run(command, progress)
+    run = await _run(command, progress)
+    runs.setdefault(generation, []).append(run)
     summary = [i for i, line in enumerate(run.lines) if "short test summary" in line]
     for line in run.lines[summary[-1] if summary else -1 :]:
         show(f"BlueZ {generation}: {line}")
