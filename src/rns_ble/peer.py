@@ -149,7 +149,8 @@ class Peer:
         sessions = [s for s in self._sessions.values() if not s.lost]
         if len(sessions) < 2 or any(now < s.since + SETTLE_TIME for s in sessions):
             return  # one has ended meanwhile, or another has joined and settles later
-        keep = max(sessions, key=lambda s: (s.link.value_limit, self._central_rank(s), s.since))
+        # Not by `value_limit`, which differs by role: each side would close what the other keeps.
+        keep = max(sessions, key=lambda s: (s.link.att_mtu, self._central_rank(s), s.since))
         for session in sessions:
             if session is not keep:
                 log.debug("%s: closing the second link, to %s", self, session.link.address)

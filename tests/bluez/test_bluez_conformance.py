@@ -9,7 +9,8 @@ import pytest
 
 from rns_ble.drivers.base import BLEDriverInterface
 from rns_ble.drivers.bluez import BleakDriver
-from rns_ble.drivers.bluez.limits import notification_limit, write_limit
+from rns_ble.drivers.bluez.limits import notification_limit
+from rns_ble.protocol.gatt import write_limit
 from rns_ble.testing.driver_suite import DriverSuite
 from tests.bluez import laboratory
 from tests.bluez.laboratory import Laboratory, bluez_version

@@ -16,7 +16,6 @@ import trio
 
 from rns_ble.drivers.base import BLEDriverInterface, BLELink, Role
 from rns_ble.drivers.bluez import BleakDriver
-from rns_ble.drivers.bluez.limits import WRITE_MAXIMUM
 from rns_ble.drivers.hci import BumbleDriver
 from rns_ble.protocol.fragmentation import Fragmenter, Reassembler
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID
@@ -65,11 +64,7 @@ async def link(central: BLEDriverInterface, peripheral: BLEDriverInterface) -> t
 
 
 async def carry(source: BLELink, target: BLELink, packets: list[bytes]) -> list[bytes]:
-    """What comes out of one end when packets go, in fragments, into the other.
-
-    Values that are written to BlueZ have at most WRITE_MAXIMUM bytes: 5.66 drops longer ones without a word.
-    """
-    limit = min(source.value_limit, WRITE_MAXIMUM) if source.role is Role.CENTRAL else source.value_limit
+    """What comes out of one end when packets go, in fragments, into the other."""
     arrived: list[bytes] = []
     reassembler = Reassembler()
 
@@ -83,7 +78,7 @@ async def carry(source: BLELink, target: BLELink, packets: list[bytes]) -> list[
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(receive)
-        fragmenter = Fragmenter(limit)
+        fragmenter = Fragmenter(source.value_limit)
         for packet in packets:
             for fragment in fragmenter.fragment(packet):
                 await source.send(fragment)

@@ -22,6 +22,7 @@ from rns_ble.drivers.base import (
 from rns_ble.drivers.hci import BumbleDriver
 from rns_ble.drivers.hci.controller import RadioController
 from rns_ble.drivers.hci.stack import SUPERVISION_TIMEOUT
+from rns_ble.protocol.gatt import value_limit, write_limit
 
 pytestmark = pytest.mark.virtual_time
 
@@ -49,8 +50,8 @@ async def test_the_smaller_att_mtu_counts_and_its_longest_values_pass(bench, our
         await bench.start(peripheral, PERIPHERAL)
         ends = await bench.link(central, peripheral)
         att_mtu = min(ours, theirs)
-        limit = min(att_mtu - 3, 512)
-        for sender, receiver in (ends, ends[::-1]):
+        limits = (write_limit(att_mtu), value_limit(att_mtu))
+        for sender, receiver, limit in zip(ends, ends[::-1], limits, strict=True):
             assert (sender.att_mtu, sender.value_limit) == (att_mtu, limit)
             for length in (0, 1, limit - 1, limit):
                 value = bytes(range(length % 256)) * (length // max(1, length % 256))

@@ -66,7 +66,7 @@ async def exchange(bench, central: BumbleDriver, peripheral: BumbleDriver) -> No
     ends = await bench.link(central, peripheral)
     for sender, receiver in (ends, ends[::-1]):
         assert sender.att_mtu == 517
-        for length in (1, 20, 244, 512):
+        for length in (1, 20, 244, sender.value_limit):
             await sender.send(bytes(length))
             assert await receiver.receive() == bytes(length)
 

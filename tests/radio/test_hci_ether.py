@@ -110,10 +110,10 @@ async def test_values_go_between_nodes(bench, radio) -> None:
                     @nursery.start_soon
                     async def send(sender=sender) -> None:
                         for number in range(100):
-                            await sender.send(bytes([number]) * 512)
+                            await sender.send(bytes([number]) * sender.value_limit)
 
                     values = [await receiver.receive() for _ in range(100)]
-                assert values == [bytes([number]) * 512 for number in range(100)]
+                assert values == [bytes([number]) * sender.value_limit for number in range(100)]
         assert len(radio.connections) == 2
 
 
@@ -234,7 +234,7 @@ async def test_a_host_that_does_not_read_slows_its_senders_down(bench, radio) ->
         sent = 0
         with trio.move_on_after(2):
             while True:
-                await ours.send(sent.to_bytes(4, "big") * 128)
+                await ours.send(sent.to_bytes(4, "big") * 127)
                 sent += 1
         # What sockets and the ether's own buffer hold.
         assert sent > 100
@@ -244,7 +244,7 @@ async def test_a_host_that_does_not_read_slows_its_senders_down(bench, radio) ->
         between.flowing.set()
         # All of it comes at once now, and is handed over as fast as it is received.
         for number in range(sent):
-            assert await theirs.receive() == number.to_bytes(4, "big") * 128
+            assert await theirs.receive() == number.to_bytes(4, "big") * 127
         assert theirs.values_dropped == 0
         assert not controller.stalled
 

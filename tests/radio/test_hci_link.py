@@ -61,9 +61,9 @@ async def test_a_value_longer_than_the_share_of_a_small_controller_goes_alone(be
         for sender, receiver in (ends, ends[::-1]):
             async with trio.open_nursery() as nursery:
                 for number in range(5):
-                    nursery.start_soon(sender.send, bytes([number]) * 512)
+                    nursery.start_soon(sender.send, bytes([number]) * sender.value_limit)
                 values = [await receiver.receive() for _ in range(5)]
-            assert sorted(values) == [bytes([number]) * 512 for number in range(5)]
+            assert sorted(values) == [bytes([number]) * sender.value_limit for number in range(5)]
 
 
 async def test_values_of_concurrent_senders_go_out_in_the_order_of_the_calls(bench) -> None:
@@ -221,7 +221,7 @@ async def test_a_send_that_waits_fails_with_the_link(bench) -> None:
 
         async def send(link: Any) -> None:
             with pytest.raises(LinkLost):
-                await bench.flood(link, bytes(512))
+                await bench.flood(link, bytes(link.value_limit))
             failed.append(link)
 
         async with trio.open_nursery() as nursery:
@@ -252,9 +252,10 @@ async def test_a_close_waits_for_what_the_controller_had_no_room_for(bench, monk
         for which in (0, 1):
             ends = await bench.link(central, peripheral)
             bench.radio.latency = 0.01
-            await ends[which].send(bytes(512))  # 20 packets
+            value = bytes(ends[which].value_limit)  # 20 packets
+            await ends[which].send(value)
             await ends[which].aclose()
-            assert await bench.drained(ends[1 - which]) == [bytes(512)]
+            assert await bench.drained(ends[1 - which]) == [value]
 
 
 async def test_what_arrives_with_the_end_is_received_and_in_order(bench) -> None:

@@ -38,7 +38,7 @@ async def test_what_is_sent_comes_back(tmp_path: Path) -> None:
         report = await checked("connect", address, *options, "--count", "30")
         assert (report["address"], report["att_mtu"], report["data_path"]) == (address, 517, "acl")
         assert report["setup_seconds"] > 0
-        assert [check["size"] for check in report["checks"]] == [6, 20, 256, 511, 512]
+        assert [check["size"] for check in report["checks"]] == [6, 20, 255, 509, 510]
         for check in report["checks"]:
             assert check["ok"]
             assert check["arrived"] == 30
@@ -61,9 +61,9 @@ async def test_a_person_is_told_what_happens_and_that_all_is_well(tmp_path: Path
 
 async def test_a_size_that_does_not_fit_is_wrong_usage(tmp_path: Path) -> None:
     async with ether(tmp_path) as options, serving(*options):
-        code, out, errors = await radio("connect", *options, "--bytes", "513", "-q")
+        code, out, errors = await radio("connect", *options, "--bytes", "511", "-q")
         assert (code, out) == (2, "")
-        assert errors == "rns-ble radio: --bytes 513: this link takes values of 6 to 512 bytes\n"
+        assert errors == "rns-ble radio: --bytes 511: this link takes values of 6 to 510 bytes\n"
 
 
 async def test_a_scan_lists_who_serves(tmp_path: Path) -> None:

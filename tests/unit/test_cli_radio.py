@@ -67,14 +67,15 @@ async def test_what_both_sides_ask_comes_back_whole(att_mtu: int) -> None:
             nursery.start_soon(side.run)
         checks: list[Check] = []
 
-        async def ask(side: Exchange) -> None:
+        async def ask(side: Exchange, peer: Exchange) -> None:
             limit = await side.hello()
-            assert limit == side.link.value_limit
+            assert limit == peer.link.value_limit
+            limit = min(limit, side.link.value_limit)
             checks.extend([await side.check(size, 300) for size in (VALUE_MINIMUM, limit)])
 
         async with trio.open_nursery() as asking:
-            for side in both:
-                asking.start_soon(ask, side)
+            for side, peer in (both, both[::-1]):
+                asking.start_soon(ask, side, peer)
         nursery.cancel_scope.cancel()
     assert len(checks) == 4
     assert all(check.ok and check.arrived == 300 for check in checks)

@@ -306,7 +306,7 @@ async def test_of_two_adapters_of_one_node_one_is_linked_and_the_other_takes_ove
         await until(lambda: linked(successor, neighbour), 30)
 
 
-async def test_of_two_links_the_larger_value_limit_stays() -> None:
+async def test_of_two_links_the_larger_att_mtu_stays() -> None:
     air = Air(one_link_per_pair=False)
     air.att_mtus[frozenset((address_of(1), "02:00:00:00:00:99"))] = 185
     one, phone = Node(air, 1), Node(air, 2)

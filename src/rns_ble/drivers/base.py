@@ -27,7 +27,7 @@ from typing import Final, Self
 
 import trio
 
-from rns_ble.protocol.gatt import IDENTITY_LENGTH, value_limit
+from rns_ble.protocol.gatt import IDENTITY_LENGTH, value_limit, write_limit
 
 GOODBYE_TIMEOUT: Final = 5.0
 """Seconds a driver may take to close a link or itself. BlueZ waits 2.0 s before it drops an ACL
@@ -132,8 +132,12 @@ class BLELink(trio.abc.Channel[bytes]):
 
     @property
     def value_limit(self) -> int:
-        """The longest value, in bytes, that may be sent now: min(ATT_MTU - 3, 512)."""
-        return value_limit(self.att_mtu)
+        """The longest value, in bytes, that may be sent now: as peripheral min(ATT_MTU - 3, 512), as central
+        min(ATT_MTU - 3, 510), for some peers lose longer writes (`rns_ble.protocol.gatt.WRITE_MAXIMUM`).
+        Less, where the driver's own stack loses more.
+        """
+        limit = write_limit if self.role is Role.CENTRAL else value_limit
+        return limit(self.att_mtu)
 
     @abstractmethod
     async def send(self, value: bytes) -> None:

@@ -24,8 +24,16 @@ ATT_HEADER: Final = 3
 """Bytes that a write command or a notification adds to its value (Vol 3 Part F, 3.4.5.3 and 3.4.7.1)."""
 VALUE_MAXIMUM: Final = 512
 """Bytes; no attribute value is longer (Vol 3 Part F, 3.2.9)."""
+WRITE_MAXIMUM: Final = VALUE_MAXIMUM - 2
+"""Bytes. BlueZ as a server counts the two bytes of the attribute handle to the value, and drops a write of
+more than this without a word (seen with 5.66). Whether the peer is BlueZ we do not know."""
 
 
 def value_limit(att_mtu: int) -> int:
     """The longest value, in bytes, that one write command or notification carries at this ATT_MTU."""
     return min(att_mtu - ATT_HEADER, VALUE_MAXIMUM)
+
+
+def write_limit(att_mtu: int) -> int:
+    """The longest value, in bytes, that a central may write at this ATT_MTU, whatever stack the peer has."""
+    return min(value_limit(att_mtu), WRITE_MAXIMUM)

@@ -28,10 +28,11 @@ from struct import Struct
 from typing import Final
 
 from rns_ble.protocol.fragmentation import HEADER_LENGTH, REASSEMBLY_TIMEOUT, Reassembler
+from rns_ble.protocol.gatt import WRITE_MAXIMUM
 
-WHOLE: Final = 505
-"""Bytes of a packet that always goes in one value: at ATT_MTU 517 BlueZ carries values of 510 bytes in both
-directions (`rns_ble.drivers.bluez.limits`). The halves are never longer either."""
+WHOLE: Final = WRITE_MAXIMUM - HEADER_LENGTH
+"""Bytes (505) of a packet that always goes in one value: at ATT_MTU 517 BlueZ carries values of
+`WRITE_MAXIMUM` in both directions. The halves are never longer either. The same on both sides."""
 
 OVERTAKING_TIME: Final = 0.25
 """Seconds that an END waits for a START that it has overtaken (protocol v2.2). In the worst case seen it was

@@ -31,7 +31,7 @@ from rns_ble.drivers.base import (
     Role,
 )
 from rns_ble.protocol.advertisement import normalise_address
-from rns_ble.protocol.gatt import ATT_MTU_REQUESTED, IDENTITY_LENGTH, value_limit
+from rns_ble.protocol.gatt import ATT_MTU_REQUESTED, IDENTITY_LENGTH, value_limit, write_limit
 
 VALUES_BUFFERED: Final = 16
 """Values on their way per direction before a sender waits: about what a controller's ACL buffers hold."""
@@ -131,7 +131,8 @@ class MockLink(BLELink):
 
     @property
     def value_limit(self) -> int:
-        return min(value_limit(link._att_mtu) for link in self._reaching())
+        limit = write_limit if self.role is Role.CENTRAL else value_limit
+        return min(limit(link._att_mtu) for link in self._reaching())
 
     def _reaching(self) -> list[MockLink]:
         """The links whose peers hear what is sent on this one."""

@@ -32,7 +32,7 @@ from rns_ble.drivers.base import (
     Role,
 )
 from rns_ble.protocol.advertisement import normalise_address
-from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID, value_limit
+from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID, value_limit, write_limit
 
 DEADLINE: Final = 60.0
 """Seconds for anything a test waits for; generous, for real radios and slow machines."""
@@ -51,7 +51,7 @@ class DriverSuite(ABC):
 
     def limits(self, att_mtu: int) -> tuple[int, int]:
         """The longest values, in bytes, as central and as peripheral: less, where a stack loses more."""
-        return value_limit(att_mtu), value_limit(att_mtu)
+        return write_limit(att_mtu), value_limit(att_mtu)
 
     @property
     def targeted(self) -> bool:

@@ -19,10 +19,9 @@ from rns_ble.drivers.base import (
 from rns_ble.drivers.bluez.bearer import only_by_bredr
 from rns_ble.drivers.bluez.bleak_client import Characteristic, Client, ConnectRace
 from rns_ble.drivers.bluez.bus import BLUEZ, Refused
-from rns_ble.drivers.bluez.limits import write_limit
 from rns_ble.drivers.bluez.link import BluezLink, CallOutlet, SocketOutlet
 from rns_ble.drivers.bluez.tree import CHARACTERISTIC, DEVICE
-from rns_ble.protocol.gatt import ATT_MTU_DEFAULT, IDENTITY_LENGTH
+from rns_ble.protocol.gatt import ATT_MTU_DEFAULT, IDENTITY_LENGTH, write_limit
 
 if TYPE_CHECKING:
     from rns_ble.drivers.asyncio_loop import AsyncioLoop
