@@ -9,6 +9,7 @@ import trio
 
 from rns_ble.drivers.asyncio_loop import plainly
 from rns_ble.drivers.base import (
+    GOODBYE_TIMEOUT,
     AlreadyConnected,
     BLEError,
     LinkLost,
@@ -52,9 +53,7 @@ CONNECTED_TIMEOUT: Final = 1.0
 """Seconds from BlueZ's answer to its signal, which comes right after or, by a race in bluetoothd 5.66,
 never."""
 
-RACES: Final = frozenset(
-    {"InProgress", "NotReady", "AlreadyConnected", "DoesNotExist", "UnknownObject", "UnknownMethod"}
-)
+RACES: Final = frozenset({"NotReady", "AlreadyConnected", "DoesNotExist", "UnknownObject", "UnknownMethod"})
 """Errors that are about what BlueZ was doing, not about the peer."""
 
 
@@ -80,6 +79,7 @@ class Central:
         self._scanner = scanner
         self._nursery = nursery
         self._attempts: dict[str, trio.CancelScope] = {}
+        self._dialling: set[str] = set()  # device paths whose Connect BlueZ has not answered
         self._clients: set[Client] = set()  # also those of links that have ended and that nobody has closed
         self._watched: dict[str, tuple[str, BluezLink]] = {}  # characteristic path → device path, link
 
@@ -131,6 +131,7 @@ class Central:
         self._clients.add(client)
 
         async def say_goodbye(ending: BluezLink) -> None:
+            ending.end("closed by us")  # that unsubscribes; a peer's bluetoothd 5.82 needs it, see `aclose`
             self._unwatch(ending)
             await self._part(path, client)
             self._links.drop(path, ending)
@@ -161,11 +162,9 @@ class Central:
         finally:
             self._attempts.pop(path, None)
             if not done:
-                with trio.CancelScope(shield=True):
-                    self._unwatch(link)
-                    link.end("the handshake has failed")
-                    if dialled and not self._tree.connected(path):
-                        await self._links.disconnect(path, pending=True)
+                self._unwatch(link)
+                link.end("the handshake has failed")
+                with trio.move_on_after(GOODBYE_TIMEOUT, shield=True):
                     await self._part(path, client)
                     await self._links.forget(path)
         return link
@@ -173,7 +172,8 @@ class Central:
     async def _dial_and_open(self, address: str, path: str, client: Client) -> None:
         """BlueZ answers when it has discovered the services; what bleak needs before that is done meanwhile.
 
-        Raises as `_dial` and `Client.open`.
+        When bleak has the services the answer does not matter. It may never come: bluetoothd 5.66 forgets it
+        when the peer has connected us in the same moment. Raises as `_dial` and `Client.open`.
         """
         problem: BLEError | None = None
 
@@ -185,6 +185,9 @@ class Central:
                 await client.open()
             except BLEError as error:
                 problem = error
+            else:
+                self._dialling.discard(path)
+                nursery.cancel_scope.cancel()
 
         async with plainly(trio.open_nursery()) as nursery:
             nursery.start_soon(open_early)
@@ -194,13 +197,23 @@ class Central:
 
     async def _dial(self, address: str, path: str) -> None:
         """Raises `PeerUnreachable`, and `ConnectRace` for what is BlueZ's doing."""
-        try:
-            await self._bus.call(path, DEVICE, "Connect", timeout=DIAL_TIMEOUT)
-        except Refused as error:
-            text = f"{address} can't be connected to: {error}"
-            if error.name.rpartition(".")[2] in RACES or "abort-by-local" in error.text:
-                raise ConnectRace(text) from error
-            raise PeerUnreachable(text) from error
+        while True:
+            self._dialling.add(path)
+            try:
+                await self._bus.call(path, DEVICE, "Connect", timeout=DIAL_TIMEOUT)
+            except Refused as error:
+                self._dialling.discard(path)
+                text = f"{address} can't be connected to: {error}"
+                if error.name != f"{BLUEZ}.Error.InProgress":
+                    if error.name.rpartition(".")[2] in RACES or "abort-by-local" in error.text:
+                        raise ConnectRace(text) from error
+                    raise PeerUnreachable(text) from error
+                log.debug("%s; somebody else is connecting it", text)
+                with trio.move_on_after(RACE_INTERVAL):
+                    await self._links.wait()
+            else:
+                self._dialling.discard(path)
+                break
         with trio.move_on_after(CONNECTED_TIMEOUT):
             while not self._tree.connected(path):
                 await self._links.wait()
@@ -215,12 +228,13 @@ class Central:
         }
         return len({uuids.rx, uuids.tx, uuids.identity} - found)
 
-    async def _part(self, path: str, client: Client | None) -> None:
+    async def _part(self, path: str, client: Client) -> None:
+        pending = path in self._dialling
+        self._dialling.discard(path)
         if not self._links.in_use(path, but=Role.CENTRAL):
-            await self._links.disconnect(path)
-        if client is not None:
-            self._clients.discard(client)
-            await client.release()
+            await self._links.disconnect(path, pending=pending)
+        self._clients.discard(client)
+        await client.release()
 
     async def release(self) -> None:
         """Let go of everything of bleak's, when the driver is left. Never raises."""

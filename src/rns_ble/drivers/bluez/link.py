@@ -112,6 +112,7 @@ class BluezLink(BLELink):
         self._outlet: Outlet | None = None
         self._outlet_changed = trio.Event()
         self._sending = trio.StrictFIFOLock()
+        self._send_scope = trio.CancelScope()
         self._inbox_send, self._inbox = trio.open_memory_channel[bytes](RECEIVE_BUFFERED)
         self._inlet: trio.socket.SocketType | None = None
         self._closing = False
@@ -166,14 +167,14 @@ class BluezLink(BLELink):
                     await self._outlet_changed.wait()
                     continue
                 try:
-                    await outlet.send(value)
+                    with trio.CancelScope() as self._send_scope:
+                        await outlet.send(value)
+                        return
                 except OutletClosed as error:
                     if self._outlet is outlet:
                         log.debug("%s: BlueZ takes no more values: %s", self, error)
                         self._outlet = None
                     outlet.close()
-                    continue
-                return
             raise LinkLost(f"the link to {self.address} has ended")
 
     # --- values in ---
@@ -232,17 +233,22 @@ class BluezLink(BLELink):
 
     def end(self, reason: str) -> None:
         """The link is over, for whatever reason. Idempotent. Does not disconnect."""
-        if self.live:
-            log.debug("%s ends: %s", self, reason)
-            self.live = False
+        self._retire(reason)
         if self._outlet is not None:
             self._outlet.close()
             self._outlet = None
-        self._wake_senders()
         if self._inlet is not None:
             self._hang_up(self._inlet)
         else:
             self._inbox_send.close()
+
+    def _retire(self, reason: str) -> None:
+        """Nothing is sent any more, and who waits to send learns it."""
+        if self.live:
+            log.debug("%s ends: %s", self, reason)
+            self.live = False
+        self._send_scope.cancel()
+        self._wake_senders()
 
     @staticmethod
     def _hang_up(inlet: trio.socket.SocketType) -> None:
@@ -258,10 +264,14 @@ class BluezLink(BLELink):
                 await self._closed.wait()
             return
         self._closing = True
-        self.end("closed by us")
+        self._retire("closed by us")
         try:
+            # As central it closes the sockets first, as peripheral last. When a connection ends on which the
+            # central is still subscribed, bluetoothd 5.82 closes the notification socket of whoever has been
+            # subscribed for longest: its own, if we have not closed that before, or another central's.
             await self._say_goodbye(self)
         finally:
+            self.end("closed by us")
             self._closed.set()
         with trio.CancelScope(shield=True):
             await trio.lowlevel.checkpoint()
