@@ -158,6 +158,56 @@ async def test_another_program_that_scans_and_connects_on_the_same_adapter(
     )
 
 
+async def test_another_program_that_connects_at_the_same_moment(
+    adapters: list[str], caplog: pytest.LogCaptureFixture, outages: list[str]
+) -> None:
+    caplog.set_level(logging.DEBUG, "rns_ble.drivers.bluez")
+    moments = random.Random(10)
+    before = await census.at_rest()
+    other_got: Counter[str] = Counter()
+    async with BleakDriver(adapters[0]) as one, BleakDriver(adapters[1]) as peripheral:
+        await start(one, b"a")
+        await start(peripheral, b"p")
+        address = peripheral.address
+        assert address is not None
+
+        async def connect_as_another() -> None:
+            path = f"/org/bluez/{adapters[0]}/dev_{address.replace(':', '_')}"
+            try:
+                await laboratory.call_bluez(path, "org.bluez.Device1", "Connect")
+                other_got["connected"] += 1
+            except laboratory.LaboratoryError as error:
+                other_got[str(error).partition(": ")[2]] += 1
+
+        async with trio.open_nursery() as serving:
+            serving.start_soon(answer, peripheral)
+            linked = failed = 0
+            while linked < 10:
+                await sighted(one, address)
+                with trio.fail_after(laboratory.PATIENCE):
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(connect_as_another)
+                        await trio.sleep(moments.uniform(0, 0.3))
+                        try:
+                            ours = await one.connect(address)
+                        except PeerUnreachable:  # the other's failure may end the connection that is shared
+                            failed += 1
+                            assert failed <= linked + 2
+                            continue
+                    await ours.send(b"through")
+                    assert await ours.receive() == b"through"
+                    linked += 1
+                    await ours.aclose()
+            serving.cancel_scope.cancel()
+    await census.back_to(before, census.AT_ONCE)
+    in_progress = sum("InProgress" in record.getMessage() for record in caplog.records)
+    assert in_progress, "the two never met"
+    outages.append(
+        f"another program that connects at the same moment: it got {dict(other_got)}; we were linked "
+        f"{linked} times, failed {failed} times and met InProgress {in_progress} times"
+    )
+
+
 async def test_two_drivers_in_two_threads(take_adapters: Callable[[int], list[str]]) -> None:
     names = take_adapters(3)
     before = await census.at_rest()
