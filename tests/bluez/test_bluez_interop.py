@@ -26,11 +26,6 @@ SIZES = (1, 11, 100, 500, 516)
 
 ROUNDS = 3
 
-OVERWRITES = (5, 82)
-"""Where AcquireWrite is offered, this bluetoothd keeps a central's first write in the buffer that the next
-PDU goes to, until the socket is there. The first write is the identity, and what answers bluetoothd's own
-discovery of the central comes right after it."""
-
 IDENTITIES = {BleakDriver: b"BlueZ's identity", BumbleDriver: b"Bumble's identit"}
 
 
@@ -90,13 +85,9 @@ async def carry(source: BLELink, target: BLELink, packets: list[bytes]) -> list[
 async def test_packets_arrive_as_they_were_sent_both_ways(
     lab: Laboratory,
     adapters: list[str],
-    bluez_version: tuple[int, int],
-    request: pytest.FixtureRequest,
     dials: type[BLEDriverInterface],
     att_mtu: int,
 ) -> None:
-    if dials is BumbleDriver and bluez_version == OVERWRITES:
-        request.applymarker(pytest.mark.xfail(reason="bluetoothd has overwritten the identity", strict=False))
     source = random.Random(att_mtu)
     packets = [source.randbytes(size) for _ in range(ROUNDS) for size in SIZES]
     async with both(adapters[0], att_mtu) as drivers:

@@ -255,10 +255,9 @@ class Central:
                 f"{link.address}: its Identity has {len(link.peer_identity)} bytes, not {IDENTITY_LENGTH}"
             )
         self._watched[rx.path] = self._watched[tx.path] = (device, link)
-        inward = await self._subscribe(link, client, tx)
+        link.inward = await self._subscribe(link, client, tx)
         await client.write(rx, identity, "our identity", response=True)
-        outward = await self._open_outlet(link, client, rx)
-        link.data_path = outward if outward == inward else f"{outward} out, {inward} in"
+        await self._open_outlet(link, client, rx)
         link.rssi = (self._tree.get(device, DEVICE) or {}).get("RSSI")
 
     async def _characteristics(
@@ -299,7 +298,7 @@ class Central:
         self._nursery.start_soon(link.pump, inlet)
         return SocketOutlet.name
 
-    async def _open_outlet(self, link: BluezLink, client: Client, rx: Characteristic) -> str:
+    async def _open_outlet(self, link: BluezLink, client: Client, rx: Characteristic) -> None:
         """How values go out."""
         try:
             taken, att_mtu = await self._bus.acquire(rx.path, "AcquireWrite")
@@ -315,7 +314,6 @@ class Central:
                     raise LinkLost(str(error)) from error
 
             link.set_outlet(CallOutlet(write))
-            return CallOutlet.name
+            return
         link.on_att_mtu(att_mtu)
         link.set_outlet(SocketOutlet(taken))
-        return SocketOutlet.name

@@ -100,6 +100,8 @@ class BluezLink(BLELink):
         self.address = address
         self.role = role
         self.live = True
+        self.inward = CallOutlet.name
+        """How values come in, for the status."""
         self.values_dropped = 0
         """Values of the peer's that found no room."""
         self.shared_limit: Callable[[], int] = lambda: VALUE_MAXIMUM
@@ -145,7 +147,8 @@ class BluezLink(BLELink):
         if before is not None and before is not outlet:
             before.close()
         if outlet is not None:
-            self.data_path = outlet.name
+            outward, inward = outlet.name, self.inward
+            self.data_path = outward if outward == inward else f"{outward} out, {inward} in"
         self._wake_senders()
 
     def leaves_by(self, outlet: Outlet | None) -> bool:
@@ -203,14 +206,8 @@ class BluezLink(BLELink):
         return True
 
     async def pump(self, taken: socket.socket) -> None:
-        """Carry what a socket brings into the buffer until the socket ends, and the link with it.
-
-        Only where the socket's end says that the link's has come: a second socket replaces the first.
-        """
-        inlet = trio.socket.from_stdlib_socket(taken)
-        before, self._inlet = self._inlet, inlet
-        if before is not None:
-            before.close()
+        """Carry what a socket brings into the buffer until the socket ends, and the link with it. Once."""
+        self._inlet = inlet = trio.socket.from_stdlib_socket(taken)
         if not self.live:
             self._hang_up(inlet)
         try:
@@ -222,12 +219,11 @@ class BluezLink(BLELink):
         except OSError as error:
             log.debug("%s: its socket: %s", self, error)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # closed by us, or replaced
+            pass  # closed by us
         finally:
             inlet.close()
-            if self._inlet is inlet:
-                self._inlet = None
-                self.end("BlueZ has closed its socket")
+            self._inlet = None
+            self.end("BlueZ has closed its socket")
 
     # --- the end ---
 

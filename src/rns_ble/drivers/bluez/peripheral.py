@@ -1,8 +1,10 @@
 """Our peripheral role: the GATT service, and a link for each central that uses it.
 
-BlueZ before 5.69 has one notification socket for all centrals, and one for their writes without saying whose
-a value is. There values come by WriteValue, whose options name the central, and what is notified goes to
-every subscribed central ("shared"). From 5.69 on each central has a socket of its own each way ("targeted").
+BlueZ before 5.69 has one notification socket for all centrals ("shared"), from 5.69 on one for each
+("targeted"). Values come by WriteValue with both, whose options name the central. Sockets for writes are not
+offered: before 5.69 one brings the values of all without saying whose they are, and since then bluetoothd
+keeps a central's first write, which is its identity, in the buffer that the next PDU goes to until it has the
+socket.
 
 A link begins when its central first subscribes (as far as BlueZ tells) or writes. It ends with the
 connection; where the connection stays for our central role, it ends by itself, and only a new handshake makes
@@ -147,12 +149,10 @@ class Peripheral:
 
     def _put_up(self, uuids: Uuids, identity: bytes) -> None:
         self._bus.offer(SERVICE, Service(uuids.service))
-        offered = ["WriteAcquired"] if self.targeted else []
         rx = Characteristic(
             uuids.rx,
             ["write", "write-without-response"],
-            {"WriteValue": self._write_value, "AcquireWrite": self._acquire_write},
-            offered,
+            {"WriteValue": self._write_value},
         )
         tx = Characteristic(
             uuids.tx,
@@ -194,15 +194,6 @@ class Peripheral:
         if not link.on_value(bytes(value)):
             raise Refused(f"{BLUEZ}.Error.Failed", "no room", "WriteValue")
         return Reply()
-
-    def _acquire_write(self, options: Mapping[str, Any]) -> Reply:
-        path = str(options["device"])
-        if path in self._closed or not self.targeted:
-            raise Refused(f"{BLUEZ}.Error.Failed", "this link has ended", "AcquireWrite")
-        link = self._link(path, options)
-        ours, theirs = _pair()
-        self._nursery.start_soon(link.pump, ours)
-        return Reply("hq", 0, options.get("mtu", ATT_MTU_DEFAULT), gift=theirs)
 
     def _acquire_notify(self, options: Mapping[str, Any]) -> Reply:
         ours, theirs = _pair()
@@ -290,7 +281,7 @@ class Peripheral:
 class _Borrowed:
     """The shared socket, which a link does not close."""
 
-    name = "socket, shared"
+    name = "shared socket"
 
     def __init__(self, outlet: SocketOutlet) -> None:
         self._outlet = outlet
