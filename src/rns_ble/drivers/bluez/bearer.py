@@ -43,6 +43,14 @@ def only_by_bredr(adapter: str, address: str) -> bool:
     return ACL_LINK in types and LE_LINK not in types
 
 
+def also_by_bredr(adapter: str, address: str) -> bool:
+    """Whether the device is connected by BR/EDR, whatever else. False also where the kernel can't be asked.
+
+    `adapter`: its object path.
+    """
+    return ACL_LINK in link_types(int(adapter.rpartition("hci")[2]), address)
+
+
 def link_types(adapter: int, address: str) -> frozenset[int]:
     """`ACL_LINK`, `LE_LINK` and others, of the connections to this address. Empty where there is none, and
     where the kernel can't be asked.

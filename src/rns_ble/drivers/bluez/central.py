@@ -19,7 +19,7 @@ from rns_ble.drivers.base import (
 )
 from rns_ble.drivers.bluez.bearer import only_by_bredr
 from rns_ble.drivers.bluez.bleak_client import Characteristic, Client, ConnectRace
-from rns_ble.drivers.bluez.bus import BLUEZ, Refused
+from rns_ble.drivers.bluez.bus import BLUEZ, Refused, Unanswered
 from rns_ble.drivers.bluez.link import BluezLink, CallOutlet, SocketOutlet
 from rns_ble.drivers.bluez.tree import CHARACTERISTIC, DEVICE
 from rns_ble.protocol.gatt import ATT_MTU_DEFAULT, IDENTITY_LENGTH, write_limit
@@ -35,7 +35,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RACES_BORNE: Final = 5
-"""Tries that bluetoothd may spoil by itself (about one in twenty) before it counts as the peer's failure."""
+"""Tries that BlueZ or the controller may spoil before it counts as the peer's failure; about one in twenty
+is, and of several centrals that answer one advertisement all but one."""
+
+QUICK: Final = 2.0
+"""Seconds. BlueZ calls every failure of a connection by LE "abort-by-local". One that came this soon is a
+race; a peer that is away, or a controller that is full, takes longer (Linux waits 20 s for the first)."""
 
 RACE_INTERVAL: Final = 0.1
 """Seconds before the next try: BlueZ does not tell when the thing in progress is done."""
@@ -50,8 +55,8 @@ DIAL_TIMEOUT: Final = 120.0
 """Seconds; BlueZ itself gives up earlier, and the caller's deadline counts."""
 
 CONNECTED_TIMEOUT: Final = 1.0
-"""Seconds from BlueZ's answer to its signal, which comes right after or, by a race in bluetoothd 5.66,
-never."""
+"""Seconds from BlueZ's answer to its signal, which comes right after. It never comes where the attempt was
+given up by this host: BlueZ calls that a success."""
 
 RACES: Final = frozenset({"NotReady", "AlreadyConnected", "DoesNotExist", "UnknownObject", "UnknownMethod"})
 """Errors that are about what BlueZ was doing, not about the peer."""
@@ -107,7 +112,7 @@ class Central:
 
     async def connect(self, address: str, uuids: Uuids, identity: bytes) -> BluezLink:
         """As the contract's `connect`."""
-        path = f"{self._adapter}/dev_{address.replace(':', '_')}"
+        path = self._links.path_of(address)
         for races in range(RACES_BORNE + 1):
             known = self._links.get(Role.CENTRAL, path)
             if known is not None and known.live:
@@ -120,13 +125,14 @@ class Central:
                 if races == RACES_BORNE:
                     raise
                 log.debug("%s; trying again", race)
+            except Unanswered as error:  # the watch decides whether it is bluetoothd that does not answer
+                raise PeerUnreachable(f"{address} does not answer") from error
             await trio.sleep(RACE_INTERVAL)
         raise AssertionError("unreachable")
 
     async def _attempt(self, address: str, path: str, uuids: Uuids, identity: bytes) -> BluezLink:
-        dialled = not self._tree.connected(path)
-        if not dialled and only_by_bredr(self._adapter, address):
-            raise PeerUnreachable(f"{address} is connected by BR/EDR, for something else")
+        # A device that is connected by BR/EDR, for something else, Connect connects by LE as well.
+        dialled = not self._tree.connected(path) or only_by_bredr(self._adapter, address)
         client = Client(self._loop, path, address, dict(self._tree.get(path, DEVICE) or {}))
         self._clients.add(client)
 
@@ -170,9 +176,9 @@ class Central:
         return link
 
     async def _dial_and_open(self, address: str, path: str, client: Client) -> None:
-        """BlueZ answers when it has discovered the services; what bleak needs before that is done meanwhile.
+        """Bleak waits for the services from the moment in which the device is connected.
 
-        When bleak has the services the answer does not matter. It may never come: bluetoothd 5.66 forgets it
+        When it has them the answer to our call does not matter. It may never come: bluetoothd 5.66 forgets it
         when the peer has connected us in the same moment. Raises as `_dial` and `Client.open`.
         """
         problem: BLEError | None = None
@@ -199,13 +205,15 @@ class Central:
         """Raises `PeerUnreachable`, and `ConnectRace` for what is BlueZ's doing."""
         while True:
             self._dialling.add(path)
+            began = trio.current_time()
             try:
                 await self._bus.call(path, DEVICE, "Connect", timeout=DIAL_TIMEOUT)
             except Refused as error:
                 self._dialling.discard(path)
                 text = f"{address} can't be connected to: {error}"
                 if error.name != f"{BLUEZ}.Error.InProgress":
-                    if error.name.rpartition(".")[2] in RACES or "abort-by-local" in error.text:
+                    aborted = "abort-by-local" in error.text and trio.current_time() - began < QUICK
+                    if aborted or error.name.rpartition(".")[2] in RACES:
                         raise ConnectRace(text) from error
                     raise PeerUnreachable(text) from error
                 log.debug("%s; somebody else is connecting it", text)

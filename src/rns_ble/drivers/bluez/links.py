@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from rns_ble.drivers.base import GOODBYE_TIMEOUT, BLEError, Role
+from rns_ble.drivers.bluez.bearer import also_by_bredr
 from rns_ble.drivers.bluez.tree import ADAPTER, DEVICE
+from rns_ble.protocol.advertisement import normalise_address
 
 if TYPE_CHECKING:
     from rns_ble.drivers.bluez.bus import Bus
@@ -26,6 +28,9 @@ DISCONNECT_TIMEOUT: Final = GOODBYE_TIMEOUT - 1.0
 
 FORGET_TIMEOUT: Final = 0.5
 """Seconds; BlueZ asks nobody for that."""
+
+KEPT: Final = ("Connected", "Paired", "Bonded", "Trusted", "Blocked")
+"""Properties of devices that are not ours to remove."""
 
 
 class Links:
@@ -69,6 +74,24 @@ class Links:
             path in links and links[path].live for role, links in self._links.items() if role is not but
         )
 
+    # --- names ---
+
+    def path_of(self, address: str) -> str:
+        """The device's object path. That of a paired device keeps the private address it was paired under."""
+        for path, interfaces in self._tree.objects.items():
+            if (
+                DEVICE in interfaces
+                and path.startswith(f"{self._adapter}/")
+                and self.address_of(path) == address
+            ):
+                return path
+        return f"{self._adapter}/dev_{address.replace(':', '_')}"
+
+    def address_of(self, path: str) -> str:
+        """The address that the device has now."""
+        device = self._tree.get(path, DEVICE) or {}
+        return normalise_address(str(device.get("Address") or path.rpartition("/")[2]))
+
     # --- what BlueZ says ---
 
     def on_device_changed(self, path: str) -> None:
@@ -93,8 +116,12 @@ class Links:
     async def disconnect(self, path: str, *, pending: bool = False) -> None:
         """Take a device's connection down and wait for its end, `DISCONNECT_TIMEOUT` at most. Never raises.
 
-        `pending`: also where there is only an attempt at one.
+        `pending`: also where there is only an attempt at one. Where the device is connected by BR/EDR, too,
+        nothing is done: Device1.Disconnect would end that with it, and what the user hears by it.
         """
+        if also_by_bredr(self._adapter, self.address_of(path)):
+            log.debug("%s stays connected, which it is by BR/EDR as well", path)
+            return
         with trio.move_on_after(DISCONNECT_TIMEOUT, shield=True) as scope:
             try:
                 if pending or self._tree.connected(path):
@@ -110,10 +137,10 @@ class Links:
     async def forget(self, path: str) -> None:
         """Have BlueZ remove a device that an attempt has failed with, and what it knows of its services.
 
-        Not one that is connected, nor one that the user has paired. Never raises.
+        Not one that is connected, nor one about which the user has decided something. Never raises.
         """
         device = self._tree.get(path, DEVICE)
-        if device is None or device.get("Connected") or device.get("Paired") or device.get("Trusted"):
+        if device is None or any(device.get(name) for name in KEPT):
             return
         with trio.move_on_after(FORGET_TIMEOUT, shield=True):
             try:

@@ -26,7 +26,6 @@ from rns_ble.drivers.bluez.bus import BLUEZ, Refused, Reply
 from rns_ble.drivers.bluez.limits import notification_limit
 from rns_ble.drivers.bluez.link import BluezLink, SocketOutlet
 from rns_ble.drivers.bluez.tree import ADAPTER, CHARACTERISTIC
-from rns_ble.protocol.advertisement import normalise_address
 from rns_ble.protocol.gatt import ATT_MTU_DEFAULT, IDENTITY_LENGTH, VALUE_MAXIMUM
 
 if TYPE_CHECKING:
@@ -241,7 +240,7 @@ class Peripheral:
             link.on_att_mtu(att_mtu)
             return link
         link = BluezLink(
-            normalise_address(path.rpartition("/")[2]),
+            self._links.address_of(path),
             Role.PERIPHERAL,
             att_mtu,
             lambda ending: self._say_goodbye(path, ending),
