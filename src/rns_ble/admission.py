@@ -372,6 +372,13 @@ class Admission:
             return False
         return True
 
+    def has_place(self, address: str) -> bool:
+        """Whether a link with this address has a place, also one that is being closed."""
+        return any(
+            isinstance(borrower, BLELink) and borrower.address == address
+            for borrower in self.places.statistics().borrowers
+        )
+
     def link_ended(self, link: BLELink, identity: bytes, now: float, *, proven: bool) -> None:
         """The link has ended: its place is free, and the dial grace of its peer begins anew.
 

@@ -149,9 +149,10 @@ class Mesh:
     def _is_linked(self, address: str, identity: bytes | None) -> bool:
         if identity is not None and self._linked_elsewhere(identity):
             return True
-        if identity is not None and (peer := self.peers.get(identity)) is not None:
-            return bool(peer.links)
-        return any(link.address == address for link in self._links())
+        if identity is not None and identity in self.peers and self.peers[identity].links:
+            return True
+        # Also while the link is being closed: it may take the connection of another one with it.
+        return self.admission.has_place(address)
 
     def _links(self) -> Iterator[BLELink]:
         for peer in self.peers.values():

@@ -132,10 +132,11 @@ class Peer:
         finally:
             del self._sessions[link]
             session.ended()
-            self._links_lost_at = trio.current_time()
             try:
                 await link.aclose()
             finally:
+                # Only now can the peer be linked anew: some stacks take seconds to disconnect.
+                self._links_lost_at = trio.current_time()
                 self._owner.link_ended(self, session)
         if not self._sessions:
             await trio.sleep_until(self._links_lost_at + DETACH_GRACE)
@@ -206,7 +207,6 @@ class Peer:
                 await session.send_packet(packet)
             except LinkLost as lost:
                 log.debug("%s: link to %s lost while sending: %s", self, session.link.address, lost)
-                session.give_up(by_us=False)
                 continue
             self._tx_packets += 1
             self._tx_bytes += len(packet)
@@ -225,6 +225,14 @@ class Peer:
 
     async def _heartbeat(self, session: Session) -> None:
         """Keepalives, probes and their answers on one link. Raises `LinkLost` when the peer is dead."""
+        try:
+            await self._beat(session)
+        except LinkLost:
+            if not session.broken:
+                raise
+            # The link ends by itself, and what it has brought is still to be received.
+
+    async def _beat(self, session: Session) -> None:
         while True:
             with trio.move_on_at(session.liveness.next_due()):
                 await session.ping_received.wait()

@@ -42,6 +42,8 @@ class Session:
         self.liveness = Liveness(now, habits)
         self.heard_anything = False
         self.closed_by_us = False
+        self.broken = False
+        """Whether the link has ended under us. What it has brought may still be received."""
         self.scope = trio.CancelScope()
         self.ping_received = trio.Event()
         self.last_ping = b""
@@ -59,7 +61,11 @@ class Session:
             with trio.fail_after(SEND_TIMEOUT):
                 await self.link.send(value)
         except trio.TooSlowError:
+            self.give_up(by_us=False)
             raise LinkLost(f"the stack took no value for {SEND_TIMEOUT:g} s") from None
+        except LinkLost:
+            self.broken = True
+            raise
         self.liveness.sent(kind, trio.current_time())
 
     async def send_packet(self, packet: bytes) -> None:
@@ -76,12 +82,12 @@ class Session:
 
     def ended(self) -> None:
         """The link is no longer served."""
-        self._carrier.sessions.discard(self)
+        self._carrier.leave(self)
 
     @property
     def lost(self) -> bool:
-        """Whether the session has been given up; its tasks may still be closing the link."""
-        return self.scope.cancel_called
+        """Whether nothing can be sent any more; its tasks may still be receiving, or closing the link."""
+        return self.broken or self.scope.cancel_called
 
 
 class Carrier:
@@ -99,12 +105,20 @@ class Carrier:
     async def send(self, session: Session, packet: bytes) -> None:
         """As `Session.send_packet`."""
         async with self._turn:
+            if session.lost:
+                raise LinkLost("the link was lost while other packets had their turn")
             if self._has_heard(session, packet):
                 return
             others = [other for other in self.sessions if other is not session]
             for value in self._fragment(session, packet):
                 await session.send(value, ValueKind.FRAGMENT)
             self._have_heard(others, packet)
+
+    def leave(self, session: Session) -> None:
+        """Its link has ended."""
+        self.sessions.discard(session)
+        for _deadline, listeners in self._heard.values():
+            listeners.discard(session)
 
     def _fragment(self, session: Session, packet: bytes) -> list[bytes]:
         limit = session.link.value_limit

@@ -779,3 +779,62 @@ async def test_full_size_packets_arrive_intact_where_values_overtake_each_other(
         assert sorted(packet for _, packet in other.packets) == sent[1]
         if overtaking > 1:
             assert [packet for _, packet in one.packets] != sent[2], "nothing has overtaken anything"
+
+
+# --- links that are ending ---
+
+
+async def test_nobody_is_dialled_while_his_link_is_being_closed() -> None:
+    """Closing takes BlueZ two seconds, and takes down what is made on the same connection meanwhile."""
+    air = Air()
+    one, other = Node(air, 1), Node(air, 2)
+    async with running(one, other):
+        await until(lambda: linked(one, other))
+        await trio.sleep(30)
+        (link,) = one.peers[other.identity].links
+        real, closed = link.aclose, []
+
+        async def slowly() -> None:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(2.5)
+            await real()
+            closed.append(trio.current_time())
+
+        link.aclose = slowly
+        one.peers[other.identity]._sessions[link].give_up(by_us=True)
+        await until(lambda: bool(closed))
+        await until(lambda: linked(one, other) and one.peers[other.identity].links)
+        assert [when for when, _, _ in air.connects][1] >= closed[0]
+        # It was back within its grace, which begins when it can be linked again.
+        assert one.history == ["up", f"joined {other.identity[:1].hex()}"]
+
+
+async def test_what_a_lost_link_has_brought_is_received_though_we_were_sending() -> None:
+    air = Air()
+    one, other = Node(air, 1), Node(air, 2)
+    async with running(one, other):
+        await until(lambda: linked(one, other))
+        (theirs,) = other.peers[one.identity].links
+        packets = [bytes([k]) * 50 for k in range(10)]
+        arriving = trio.Event()
+
+        async def last_words() -> None:
+            for packet in packets:
+                await theirs.send(b"\x01\x00\x00\x00\x01" + packet)
+            arriving.set()
+            theirs.lose()
+
+        (ours,) = one.peers[other.identity].links
+        receive = ours.receive
+
+        async def busy() -> bytes:
+            await trio.sleep(0.01)  # so that the sender sees the loss first
+            return await receive()
+
+        ours.receive = busy
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(last_words)
+            await arriving.wait()
+            one.peers[other.identity].outgoing.put(b"into the void")
+        await until(lambda: len(one.packets) == 10)
+        assert [packet for _, packet in one.packets] == packets

@@ -101,7 +101,8 @@ async def prepare_bleak(loop: AsyncioLoop) -> None:
     try:
         with trio.fail_after(PREPARE_TIMEOUT, shield=True):
             await loop.run_aio_coroutine(get_global_bluez_manager())
-    except (BleakError, OSError, EOFError, trio.TooSlowError) as error:
+    except (BleakError, OSError, EOFError, RuntimeError, trio.TooSlowError) as error:
+        # RuntimeError: bleak walks through a dict of all loops, to which another thread may add one.
         raise AdapterUnavailable(f"BlueZ can't be reached: {error!r}") from error
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import select
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -35,6 +36,9 @@ OBJECT_MANAGER: Final = "org.freedesktop.DBus.ObjectManager"
 CALL_TIMEOUT: Final = 20.0
 """Seconds for a call that bluetoothd answers without waiting for a peer. It takes milliseconds; one that
 takes this long is not answered at all."""
+
+ROOM_TIMEOUT: Final = 1.0
+"""Seconds for the D-Bus daemon to read what fills the socket. It takes milliseconds."""
 
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds for dbus-next to notice that we have closed."""
@@ -99,6 +103,18 @@ class PatientSocket:
             return self._wrapped.send(data)
         except BlockingIOError:
             return 0
+
+    def sendmsg(self, *arguments: Any) -> int:
+        """As `socket.sendmsg`, but waits for room, `ROOM_TIMEOUT` at most: dbus-next sends what carries a socket
+        this way, and would leave the socket out the next time.
+        """
+        try:
+            return self._wrapped.sendmsg(*arguments)
+        except BlockingIOError:
+            room = select.poll()
+            room.register(self._wrapped, select.POLLOUT)
+            room.poll(ROOM_TIMEOUT * 1000)
+            return self._wrapped.sendmsg(*arguments)
 
 
 class _Connection(MessageBus):  # type: ignore[misc]  # dbus-next has no types

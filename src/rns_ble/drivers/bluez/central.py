@@ -86,7 +86,7 @@ class Central:
         self._attempts: dict[str, trio.CancelScope] = {}
         self._dialling: set[str] = set()  # device paths whose Connect BlueZ has not answered
         self._clients: set[Client] = set()  # also those of links that have ended and that nobody has closed
-        self._watched: dict[str, tuple[str, BluezLink]] = {}  # characteristic path → device path, link
+        self._watched: dict[str, BluezLink] = {}  # characteristic path → link
 
     # --- what BlueZ says ---
 
@@ -99,13 +99,12 @@ class Central:
     def on_characteristic_removed(self, path: str) -> None:
         """The peer has taken its service down: the connection stays, the link can't."""
         if path in self._watched:
-            device, link = self._watched[path]
+            link = self._watched[path]
             self._unwatch(link)
             link.end("the peer's service is gone")
-            self._nursery.start_soon(self._links.disconnect, device)
 
     def _unwatch(self, link: BluezLink) -> None:
-        for path in [path for path, (_device, known) in self._watched.items() if known is link]:
+        for path in [path for path, known in self._watched.items() if known is link]:
             del self._watched[path]
 
     # --- connect ---
@@ -120,7 +119,7 @@ class Central:
             await self._scanner.wait_for_object(path)
             try:
                 async with self._scanner.pause():
-                    return await self._attempt(address, path, uuids, identity)
+                    return await self._attempt_alone(address, path, uuids, identity)
             except ConnectRace as race:
                 if races == RACES_BORNE:
                     raise
@@ -129,6 +128,18 @@ class Central:
                 raise PeerUnreachable(f"{address} does not answer") from error
             await trio.sleep(RACE_INTERVAL)
         raise AssertionError("unreachable")
+
+    async def _attempt_alone(self, address: str, path: str, uuids: Uuids, identity: bytes) -> BluezLink:
+        """An attempt on a connection that nobody is taking down, nor will."""
+        self._links.attempted.add(path)
+        try:
+            for role in Role:
+                ended = self._links.get(role, path)
+                if ended is not None and not ended.live:
+                    await ended.aclose()  # its connection may be up still, and end any moment
+            return await self._attempt(address, path, uuids, identity)
+        finally:
+            self._links.attempted.discard(path)
 
     async def _attempt(self, address: str, path: str, uuids: Uuids, identity: bytes) -> BluezLink:
         # A device that is connected by BR/EDR, for something else, Connect connects by LE as well.
@@ -139,9 +150,13 @@ class Central:
         async def say_goodbye(ending: BluezLink) -> None:
             ending.end("closed by us")  # that unsubscribes; a peer's bluetoothd 5.82 needs it, see `aclose`
             self._unwatch(ending)
-            await self._part(path, client)
-            self._links.drop(path, ending)
-            if uuids.service not in (self._tree.get(path, DEVICE) or {}).get("UUIDs", ()):
+            if self._links.get(Role.CENTRAL, path) is ending:
+                await self._part(path, client)
+                self._links.drop(path, ending)
+            else:  # its connection has ended; one that is there now is another link's
+                await self._let_go(client)
+            service_seen = uuids.service in (self._tree.get(path, DEVICE) or {}).get("UUIDs", ())
+            if not service_seen and path not in self._links.attempted:
                 # It went while we were connected. BlueZ would not show it when it is advertised again.
                 await self._links.forget(path)
 
@@ -161,8 +176,9 @@ class Central:
                 if not dialled:
                     await client.open()
                 await self._shake_hands(link, path, client, uuids, identity)
-                self._links.put(path, link)
-                done = True
+                if not scope.cancel_called:
+                    self._links.put(path, link)
+                    done = True
             if not done:
                 raise PeerUnreachable(f"{address} dropped the connection during the handshake")
         finally:
@@ -241,6 +257,9 @@ class Central:
         self._dialling.discard(path)
         if not self._links.in_use(path, but=Role.CENTRAL):
             await self._links.disconnect(path, pending=pending)
+        await self._let_go(client)
+
+    async def _let_go(self, client: Client) -> None:
         self._clients.discard(client)
         await client.release()
 
@@ -262,7 +281,7 @@ class Central:
             raise ProtocolViolation(
                 f"{link.address}: its Identity has {len(link.peer_identity)} bytes, not {IDENTITY_LENGTH}"
             )
-        self._watched[rx.path] = self._watched[tx.path] = (device, link)
+        self._watched[rx.path] = self._watched[tx.path] = link
         link.inward = await self._subscribe(link, client, tx)
         await client.write(rx, identity, "our identity", response=True)
         await self._open_outlet(link, client, rx)

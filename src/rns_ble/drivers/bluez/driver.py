@@ -195,10 +195,12 @@ class BleakDriver(BLEDriverInterface):
             stack.scanner.wanted = False
             await stack.scanner.apply()
 
-        async with trio.open_nursery() as nursery:
-            for part in (no_advertisement, no_scan, *(link.aclose for link in stack.links.all())):
-                nursery.start_soon(quietly, part)
-        await stack.central.release()
+        try:
+            async with trio.open_nursery() as nursery:
+                for part in (no_advertisement, no_scan, *(link.aclose for link in stack.links.all())):
+                    nursery.start_soon(quietly, part)
+        finally:
+            await stack.central.release()  # it has a deadline of its own
         await quietly(stack.peripheral.withdraw)
 
     def _open(self) -> _Stack:

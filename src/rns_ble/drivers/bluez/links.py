@@ -41,6 +41,8 @@ class Links:
         self._tree = tree
         self._adapter = adapter
         self._links: dict[Role, dict[str, BluezLink]] = {role: {} for role in Role}
+        self.attempted: set[str] = set()
+        """Device paths on whose connection we are making a link as central, which is in no table yet."""
         self._changed = trio.lowlevel.ParkingLot()
 
     def get(self, role: Role, path: str) -> BluezLink | None:
@@ -69,7 +71,9 @@ class Links:
         return sorted({link.address for link in self.all() if link.live})
 
     def in_use(self, path: str, *, but: Role) -> bool:
-        """Whether a live link in another role needs this device's connection."""
+        """Whether a live link in another role, or an attempt at one, needs this device's connection."""
+        if but is Role.PERIPHERAL and path in self.attempted:
+            return True
         return any(
             path in links and links[path].live for role, links in self._links.items() if role is not but
         )

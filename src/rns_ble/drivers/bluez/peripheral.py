@@ -265,6 +265,8 @@ class Peripheral:
         )
 
     async def _say_goodbye(self, path: str, link: BluezLink) -> None:
+        if self._links.get(Role.PERIPHERAL, path) is not link:
+            return  # its connection has ended; one that is there now is another link's
         if self._tree.connected(path):
             self._closed.add(path)
         if not self._links.in_use(path, but=Role.PERIPHERAL):
