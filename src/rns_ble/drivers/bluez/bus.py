@@ -105,8 +105,9 @@ class PatientSocket:
             return 0
 
     def sendmsg(self, *arguments: Any) -> int:
-        """As `socket.sendmsg`, but waits for room, `ROOM_TIMEOUT` at most: dbus-next sends what carries a socket
-        this way, and would leave the socket out the next time.
+        """As `socket.sendmsg`, but waits for room, `ROOM_TIMEOUT` at most.
+
+        Dbus-next sends messages with sockets this way, and would leave the sockets out the next time.
         """
         try:
             return self._wrapped.sendmsg(*arguments)
