@@ -239,9 +239,7 @@ async def test_a_cancelled_connect_leaves_the_other_role_and_no_file(adapters: l
         for link in back, ours, at_other:
             await link.aclose()
         with trio.fail_after(PATIENCE):
-            while (
-                open_files() > before
-            ):  # not earlier: BlueZ may keep a subscription as long as the connection
+            while open_files() > before:  # BlueZ may keep a subscription as long as the connection
                 await trio.sleep(laboratory.POLL)
 
 
