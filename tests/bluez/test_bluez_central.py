@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from rns_ble.drivers.base import BLELink, PeerUnreachable, ProtocolViolation, Role
+from rns_ble.drivers.base import BLELink, LinkLost, PeerUnreachable, ProtocolViolation, Role
 from rns_ble.drivers.bluez import BleakDriver
 from rns_ble.drivers.bluez.bearer import LE_LINK, link_types, only_by_bredr
 from rns_ble.drivers.bluez.link import RECEIVE_BUFFERED
@@ -84,6 +84,21 @@ def values(count: int, link: BLELink) -> list[bytes]:
     """Of all lengths but an identity's, the longest included."""
     lengths = [1, 2, 19, 20, 21, 100, link.value_limit - 1, link.value_limit]
     return [bytes((n + k) % 256 for k in range(lengths[n % len(lengths)])) for n in range(count)]
+
+
+async def send_back(driver: BleakDriver) -> None:
+    """Accepts every central, and sends back what it sends after its identity."""
+
+    async def serve(link: BLELink) -> None:
+        with suppress(LinkLost):
+            await link.receive()
+            async for value in link:
+                await link.send(value)
+        await link.aclose()
+
+    async with trio.open_nursery() as nursery:
+        async for link in driver.accepted:
+            nursery.start_soon(serve, link)
 
 
 async def echoes(link: BLELink, count: int = 60) -> None:
@@ -241,6 +256,28 @@ async def test_a_cancelled_connect_leaves_the_other_role_and_no_file(adapters: l
         with trio.fail_after(PATIENCE):
             while open_files() > before:  # BlueZ may keep a subscription as long as the connection
                 await trio.sleep(laboratory.POLL)
+
+
+@pytest.mark.parametrize("delay", [0, 0.3, 1.5])
+async def test_a_link_that_is_made_while_another_one_is_being_closed_lasts(
+    adapters: list[str], delay: float
+) -> None:
+    async with BleakDriver(adapters[0]) as driver, BleakDriver(adapters[1]) as other:
+        await start(driver, b"a")
+        await start(other, b"b")
+        before = await linked(driver, await address_of(adapters[1]))
+        async with trio.open_nursery() as serving:
+            serving.start_soon(send_back, other)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(before.aclose)
+                await trio.sleep(delay)
+                with trio.fail_after(PATIENCE):
+                    after = await driver.connect(before.address)
+            await trio.sleep(3)  # longer than BlueZ takes to disconnect
+            await before.aclose()
+            await echoes(after)
+            await after.aclose()
+            serving.cancel_scope.cancel()
 
 
 # --- what BlueZ remembers ---------------------------------------------------------------------------------
