@@ -1,7 +1,9 @@
 """How long a value may be that BlueZ notifies: two bytes less than ATT has room for.
 
-Seen with 5.66: it counts the attribute handle to the value once more than ATT does. It does the same with
-what is written to it, which every central has to heed (`rns_ble.protocol.gatt.WRITE_MAXIMUM`).
+A central that supports them, as BlueZ does, gets Multiple Handle Value Notifications from BlueZ (5.66 as well
+as 5.82), in which each value has its length before it. Which centrals those are we are not told, so that we
+leave the room for it in all. What is written to BlueZ has a limit of its own, `WRITE_MAXIMUM` in
+`rns_ble.protocol.gatt`.
 """
 
 from __future__ import annotations
@@ -10,12 +12,12 @@ from typing import Final
 
 from rns_ble.protocol.gatt import value_limit
 
-HANDLE_LENGTH: Final = 2
-"""Bytes of an attribute handle (Core Specification, Vol 3 Part F, 3.2.2)."""
+LENGTH_LENGTH: Final = 2
+"""Bytes of that length (Core Specification, Vol 3 Part F, 3.4.7.4)."""
 
 
 def notification_limit(att_mtu: int) -> int:
     """The longest value, in bytes, that a peripheral on BlueZ may notify at this ATT_MTU: it cuts what is
     longer.
     """
-    return value_limit(att_mtu - HANDLE_LENGTH)
+    return value_limit(att_mtu - LENGTH_LENGTH)

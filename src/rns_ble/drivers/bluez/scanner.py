@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SETTLED: Final = frozenset({f"{BLUEZ}.Error.InProgress", f"{BLUEZ}.Error.NotReady", f"{BLUEZ}.Error.Busy"})
+UNDER_WAY: Final = frozenset({f"{BLUEZ}.Error.InProgress", f"{BLUEZ}.Error.NotReady", f"{BLUEZ}.Error.Busy"})
 """What BlueZ answers while an earlier change of the same thing is under way."""
 
 RETRY_INTERVAL: Final = 0.05
@@ -85,7 +85,9 @@ class Scanner:
         return {
             "Transport": Variant("s", "le"),
             "UUIDs": Variant("as", [self._service]),
-            "DuplicateData": Variant("b", True),  # or a device would be sighted once only
+            # ManufacturerData comes with every report, and not only when it changes. RSSI does so anyway,
+            # because there is a filter.
+            "DuplicateData": Variant("b", True),
         }
 
     async def _patiently(self, member: str, signature: str = "", *body: Any) -> None:
@@ -96,7 +98,7 @@ class Scanner:
             except Refused as error:
                 if member == "StopDiscovery" and error.name == f"{BLUEZ}.Error.Failed":
                     return  # there was none, perhaps because the adapter was off
-                if error.name not in SETTLED or trio.current_time() > deadline:
+                if error.name not in UNDER_WAY or trio.current_time() > deadline:
                     raise
                 log.debug("%s", error)
                 await trio.sleep(RETRY_INTERVAL)

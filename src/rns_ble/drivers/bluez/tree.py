@@ -1,4 +1,4 @@
-"""BlueZ's objects as its signals tell them: one adapter and the devices under it."""
+"""BlueZ's objects as its signals tell them: all adapters, and the devices under them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ Properties = dict[str, Any]
 
 
 class Tree:
-    """Path → interface → property → value, for the adapter and what is under it. Read it at any time.
+    """Path → interface → property → value, for every adapter and what is under it, also those of
+    other programs and drivers. Read it at any time.
 
     The callbacks run in the asyncio loop, after the tree was changed.
     """
