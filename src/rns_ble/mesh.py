@@ -25,6 +25,7 @@ import trio
 from rns_ble.admission import SEEN_RECENTLY, Admission, Attempt, Candidate, Verdict
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import (
+    AdvertisingUnavailable,
     AlreadyConnected,
     BLEDriverInterface,
     BLEError,
@@ -60,6 +61,10 @@ default, so one window hears each of them at least once."""
 
 SAVER_INTERVAL: Final = 60.0
 """Seconds from one scan to the next in power mode `saver` and in nodes that do not dial, at least."""
+
+ADVERTISING_RETRY: Final = 60.0
+"""Seconds from a refusal to advertise to the next try. Nothing tells when another program has ended its
+advertisement; one call a minute costs nothing, and we can dial meanwhile."""
 
 RESTART_FIRST: Final = 1.0
 RESTART_LONGEST: Final = 60.0
@@ -174,20 +179,32 @@ class Mesh:
         """Advertise unless links have taken all places: a peer we could only turn away should not dial.
 
         Attempts do not count here, or of two nodes that dial each other for their last place neither could.
+        Where the adapter does not advertise we only dial.
         """
+
+        def wanted() -> bool:
+            return sum(1 for _ in self._links()) < self._config.max_connections
+
         advertising = False
+        level = logging.WARNING
         while True:
-            wanted = sum(1 for _ in self._links()) < self._config.max_connections
-            if wanted == advertising:
+            if wanted() == advertising:
                 await self._changes.park()
-            elif wanted:
-                await self._driver.start_advertising(
-                    self._config.device_name, encode_capabilities(self.admission.own_capability)
-                )
-                advertising = True
-            else:
+            elif advertising:
                 await self._driver.stop_advertising()
                 advertising = False
+            else:
+                try:
+                    await self._driver.start_advertising(
+                        self._config.device_name, encode_capabilities(self.admission.own_capability)
+                    )
+                    advertising = True
+                except AdvertisingUnavailable as error:
+                    log.log(level, "nobody can connect to us: %s (trying again by itself)", error)
+                    level = logging.DEBUG  # the next time it is no news
+                    with trio.move_on_after(ADVERTISING_RETRY):
+                        while wanted():
+                            await self._changes.park()
 
     # --- central role ---
 

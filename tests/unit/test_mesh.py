@@ -10,6 +10,7 @@ import trio
 
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import PeerUnreachable, Role
+from rns_ble.mesh import ADVERTISING_RETRY
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID
 from rns_ble.testing import Air, MockBLEDriver
 from rns_ble.testing.virtual_time import run_in_virtual_time
@@ -559,6 +560,39 @@ async def test_the_mesh_restarts_with_back_off_when_the_driver_fails(caplog) -> 
         "left a2",
         "down: the adapter was unplugged: plug it in again",
     ]
+
+
+async def test_an_adapter_that_does_not_advertise_dials_and_goes_on_trying(caplog) -> None:
+    air = Air()
+    one, other, late = Node(air, 1), Node(air, 2), Node(air, 3, config(enable_peripheral=False))
+    one.driver.advertisement_to_spare = False
+    async with running(one, other):
+        await until(lambda: linked(one, other))
+        async with running(late):  # it can't be dialled, so it has to wait for our advertisement
+            await trio.sleep(10 * ADVERTISING_RETRY)
+            assert not linked(one, late)
+            assert not one.mesh.status().advertising
+            one.driver.advertisement_to_spare = True
+            assert await until(lambda: linked(one, late)) < ADVERTISING_RETRY + 5
+        assert one.history[:2] == ["up", "joined a2"]
+        assert not [entry for entry in one.history if entry.startswith(("down", "left a2"))]
+    shown = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert shown == [
+        "nobody can connect to us: the adapter has no advertisement to spare (trying again by itself)"
+    ]
+
+
+async def test_an_adapter_that_does_not_advertise_is_tried_again_when_a_place_has_become_free() -> None:
+    air = Air()
+    one, other = Node(air, 1, config(max_connections=1)), Node(air, 2)
+    one.driver.advertisement_to_spare = False
+    async with running(one):
+        async with running(other):
+            await until(lambda: linked(one, other))
+            one.driver.advertisement_to_spare = True
+            await trio.sleep(2 * ADVERTISING_RETRY)
+            assert not one.mesh.status().advertising, "it has no place"
+        assert await until(lambda: one.mesh.status().advertising) < 1
 
 
 async def test_a_bug_in_serving_one_peer_ends_that_peer_only(caplog) -> None:

@@ -52,6 +52,10 @@ class PermissionDenied(AdapterUnavailable):
     """The adapter is there, but this user may not use it."""
 
 
+class AdvertisingUnavailable(BLEError):
+    """The adapter works but does not advertise. Whoever only connects to others does not need that."""
+
+
 class PeerUnreachable(BLEError):
     """An attempt to connect failed on the peer's side: not in range, refused, no such service."""
 
@@ -313,7 +317,9 @@ class BLEDriverInterface(ABC):
         lacks `ADVERTISING` until a link has ended, and then it goes on by itself.
 
         `device_name`: at most 8 bytes of UTF-8, for flags, a 128-bit UUID and it fill the 31 bytes. Raises
-        `AdapterUnavailable`, `ConfigurationError` for what does not fit, and `RuntimeError` before `start`.
+        `AdvertisingUnavailable` where the adapter can't advertise, or has no advertisement to spare just now:
+        everything else goes on then, and it may be tried again. Also raises `AdapterUnavailable`,
+        `ConfigurationError` for what does not fit, and `RuntimeError` before `start`.
         """
 
     @abstractmethod

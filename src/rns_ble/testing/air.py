@@ -19,6 +19,7 @@ import trio
 
 from rns_ble.drivers.base import (
     AdapterUnavailable,
+    AdvertisingUnavailable,
     AlreadyConnected,
     BLEDevice,
     BLEDriverInterface,
@@ -208,6 +209,8 @@ class MockBLEDriver(BLEDriverInterface):
         """What the Identity characteristic answers; a test may set it to something no peer should accept."""
         self.radio_address = normalise_address(address)
         """The address that others see."""
+        self.advertisement_to_spare = True
+        """Whether `start_advertising` succeeds."""
         self._device_name: str | None = None
         self._manufacturer_data: Mapping[int, bytes] = {}
         self._service_uuid: str | None = None
@@ -300,6 +303,8 @@ class MockBLEDriver(BLEDriverInterface):
         self, device_name: str | None = None, manufacturer_data: Mapping[int, bytes] | None = None
     ) -> None:
         await trio.lowlevel.checkpoint()
+        if not self.advertisement_to_spare:
+            raise AdvertisingUnavailable("the adapter has no advertisement to spare")
         self._device_name = device_name
         self._manufacturer_data = manufacturer_data or {}
         self._state |= DriverState.ADVERTISING
