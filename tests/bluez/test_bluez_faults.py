@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import gc
+import logging
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+from dbus_next import Variant
 
+from rns_ble.drivers.asyncio_loop import open_asyncio_loop
 from rns_ble.drivers.base import (
     GOODBYE_TIMEOUT,
     AdapterUnavailable,
@@ -23,11 +27,11 @@ from rns_ble.drivers.base import (
     ProtocolViolation,
 )
 from rns_ble.drivers.bluez import BleakDriver
-from rns_ble.drivers.bluez.bus import Refused, refusal
+from rns_ble.drivers.bluez.bus import Refused, Reply, open_bus, refusal
 from rns_ble.drivers.bluez.driver import PING_INTERVAL, PING_TIMEOUT
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID
 from tests.bluez import census, laboratory
-from tests.bluez.laboratory import PATIENCE, Laboratory
+from tests.bluez.laboratory import PATIENCE, Laboratory, LaboratoryError
 
 VERDICT = PING_INTERVAL + PING_TIMEOUT
 """Seconds until a bluetoothd that is frozen is known to be."""
@@ -147,6 +151,23 @@ async def test_powered_off(lab: Laboratory, adapters: list[str]) -> None:
     driver = BleakDriver(adapters[0])
     said = await fails(driver, lambda: laboratory.set_powered(adapters[0], False), 5)
     assert "powered off" in said
+    for _ in range(2):
+        with pytest.raises(AdapterUnavailable) as raised:
+            async with driver:
+                pass
+        assert str(raised.value) == said
+    assert not (await laboratory.adapters())[adapters[0]]["Powered"]
+    await laboratory.set_powered(adapters[0], True)
+    await works(driver)
+    await laboratory.set_powered(adapters[0], False)  # while nobody uses it
+    await works(driver)
+
+
+async def test_powered_off_and_bluetoothd_started_again(lab: Laboratory, adapters: list[str]) -> None:
+    driver = BleakDriver(adapters[0])
+    await fails(driver, lambda: laboratory.set_powered(adapters[0], False), 5)
+    await lab.restart_bluetoothd()
+    await laboratory.set_powered(adapters[0], False)
     await works(driver)
 
 
@@ -346,6 +367,65 @@ async def test_a_device_that_is_no_peer_is_left_as_it_was(adapters: list[str]) -
             )
 
         await until(disconnected)
+
+
+# --- pairing ----------------------------------------------------------------------------------------------
+
+
+class DesktopAgent:
+    """Asks its user, who refuses."""
+
+    interface = "org.bluez.Agent1"
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def properties(self) -> dict[str, Variant]:
+        return {}
+
+    def call(self, member: str, body: Sequence[Any]) -> Reply | None:
+        self.asked.append(member)
+        raise Refused("org.bluez.Error.Rejected", "no", member)
+
+
+async def pair_in_vain(adapter: str, address: str) -> None:
+    """The laboratory's controllers do not encrypt: agents are asked all the same, and that is all."""
+    path = f"/org/bluez/{adapter}/dev_{address.replace(':', '_')}"
+    with pytest.raises(LaboratoryError, match="Authentication"):
+        await laboratory.call_bluez(path, "org.bluez.Device1", "Pair")
+
+
+async def test_a_desktops_agent_stays_the_one_that_is_asked(lab: Laboratory, adapters: list[str]) -> None:
+    desktop = DesktopAgent()
+    async with open_asyncio_loop() as loop, open_bus(loop) as bus:
+        bus.offer("/desktop", desktop)
+        await bus.call(
+            "/org/bluez", "org.bluez.AgentManager1", "RegisterAgent", "os", "/desktop", "KeyboardDisplay"
+        )
+        async with BleakDriver(adapters[0]) as one, BleakDriver(adapters[1]) as other:
+            await start(one, b"a")
+            await start(other, b"b")
+            await link(other, one)
+            await pair_in_vain(adapters[1], lab.address(0))
+    assert desktop.asked[:1] == ["RequestConfirmation"]  # of what is on the display that it has
+
+
+@pytest.mark.parametrize("linked", [True, False])
+async def test_only_who_is_linked_may_pair(
+    lab: Laboratory, adapters: list[str], caplog: pytest.LogCaptureFixture, linked: bool
+) -> None:
+    caplog.set_level(logging.DEBUG, "rns_ble.drivers.bluez.advertiser")
+    async with BleakDriver(adapters[0]) as one, BleakDriver(adapters[1]) as other:
+        await start(one, b"a")
+        await start(other, b"b")
+        if linked:
+            await link(other, one)
+        else:
+            await sighted(other, lab.address(0))
+        await pair_in_vain(adapters[1], lab.address(0))
+    path = f"/org/bluez/{adapters[0]}/dev_{lab.address(1).replace(':', '_')}"
+    assert (f"{path} may pair" in caplog.text) == linked
+    assert (f"RequestAuthorization('{path}',): rejected" in caplog.text) != linked
 
 
 # --- nothing is left --------------------------------------------------------------------------------------

@@ -15,13 +15,19 @@ import pytest
 import trio
 
 from rns_ble.config import BLEConfig
+from rns_ble.drivers.asyncio_loop import open_asyncio_loop
 from rns_ble.drivers.bluez import BleakDriver
+from rns_ble.drivers.bluez.advertiser import MANAGER, Advertisement, Advertiser
+from rns_ble.drivers.bluez.bus import open_bus
 from tests.bluez import census, laboratory
 from tests.bluez.laboratory import Laboratory
 from tests.bluez.test_bluez_mesh import complete, exchange, node
 from tests.nodes import Node, identity_of, running, until
 
 Step = Callable[[], Awaitable[None]]
+
+SERVICE_OF_OTHERS = "0000180f-0000-1000-8000-00805f9b34fb"
+"""What somebody else advertises; which does not matter."""
 
 
 class Faults:
@@ -207,8 +213,20 @@ async def test_powered_off(lab: Laboratory, adapters: list[str], faults: Faults)
     async def off() -> None:
         await laboratory.set_powered(adapters[0], False)
 
+    async def on() -> None:
+        assert not (await laboratory.adapters())[adapters[0]]["Powered"]
+        await laboratory.set_powered(adapters[0], True)
+
     async with at_work(*pair(*adapters)) as nodes:
-        await faults.see("powered off", nodes, nodes[:1], off, says="powered off")
+        await faults.see(
+            "powered off, powered on",
+            nodes,
+            nodes[:1],
+            off,
+            on,
+            tries=3,
+            says=f"{adapters[0]} has been powered off",
+        )
 
 
 async def test_blocked_by_rfkill(lab: Laboratory, adapters: list[str], faults: Faults) -> None:
@@ -252,6 +270,44 @@ async def test_plugged_in_again_under_another_name(
         assert await lab.adapter(0) == adapters[0]
         await faults.see("unplugged, plugged in again as another hciN", nodes, nodes[:1], unplug, plug)
         assert await lab.adapter(0) != adapters[0]
+
+
+async def take_every_advertisement(adapter: str, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+    """Somebody else advertises as often as the adapter can, until cancelled."""
+    path = f"/org/bluez/{adapter}"
+    with trio.CancelScope() as scope:
+        async with open_asyncio_loop() as loop, open_bus(loop) as bus:
+            for _ in range(await bus.get(path, MANAGER, "SupportedInstances")):
+                await Advertiser(bus, path).show(Advertisement(SERVICE_OF_OTHERS, None, None))
+            task_status.started(scope)
+            await trio.sleep_forever()
+
+
+async def test_no_advertisement_to_spare(
+    adapters: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rns_ble.mesh.ADVERTISING_RETRY", 0.5)
+
+    def advertising() -> bool:
+        return nodes[0].mesh.status().advertising
+
+    nodes = list(pair(*adapters))
+    before = await census.at_rest()
+    async with trio.open_nursery() as others:
+        taken = await others.start(take_every_advertisement, adapters[0])
+        async with running(*nodes):
+            await until(lambda: complete(nodes))
+            await exchange(nodes, (100, 498))
+            await trio.sleep(2)  # for some more tries
+            assert not advertising()
+            taken.cancel()
+            await until(advertising)
+            await exchange(nodes, (100, 498))
+            assert nodes[0].history == ["up", "joined a2"]
+    await census.back_to(before, census.AT_ONCE)
+    shown = [r for r in caplog.records if r.name.startswith("rns_ble") and r.levelno >= logging.WARNING]
+    assert [record.levelname for record in shown] == ["WARNING"]
+    assert re.search("no advertisement to spare.*enable_peripheral = no", shown[0].getMessage())
 
 
 # --- peers ------------------------------------------------------------------------------------------------

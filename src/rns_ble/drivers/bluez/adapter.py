@@ -75,12 +75,17 @@ def is_targeted(tree: Tree, path: str) -> bool:
     return match is not None and int(match[1], 16) >= TARGETED_SINCE
 
 
+def is_powered(tree: Tree, path: str) -> bool:
+    """Whether it is there and on."""
+    return bool((tree.get(path, ADAPTER) or {}).get("Powered"))
+
+
 def why_off(name: str) -> str:
     """Why an adapter has gone off."""
-    return BLOCKED if _is_blocked(name) else f"{name} has been powered off: bluetoothctl power on"
+    return BLOCKED if is_blocked(name) else f"{name} has been powered off: bluetoothctl power on"
 
 
-def _is_blocked(name: str) -> bool:
+def is_blocked(name: str) -> bool:
     """What the kernel says; BlueZ calls it by different names, and some generations by none."""
     with suppress(OSError):  # it may have been unplugged a moment ago
         for switch in Path("/sys/class/bluetooth", name).glob("rfkill*"):
@@ -101,7 +106,7 @@ async def power_on(bus: Bus, tree: Tree, path: str) -> None:
             try:
                 await bus.set(path, ADAPTER, "Powered", Variant("b", True))
             except Refused as error:
-                if _is_blocked(name):
+                if is_blocked(name):
                     raise AdapterUnavailable(BLOCKED) from error
                 if error.name not in {f"{BLUEZ}.Error.Busy", f"{BLUEZ}.Error.InProgress"}:
                     raise AdapterUnavailable(

@@ -1,17 +1,17 @@
-"""Our advertisement, and the agent that agrees to a pairing which some peers ask for."""
+"""Our advertisement, and the agent that lets linked peers pair which ask for it."""
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 from dbus_next import Variant
 
-from rns_ble.drivers.base import AdapterUnavailable, ConfigurationError
-from rns_ble.drivers.bluez.bus import BLUEZ, Refused, Reply
+from rns_ble.drivers.base import AdvertisingUnavailable, ConfigurationError
+from rns_ble.drivers.bluez.bus import BLUEZ, DBUS, Refused, Reply
 
 if TYPE_CHECKING:
     from rns_ble.drivers.bluez.bus import Bus
@@ -81,7 +81,7 @@ class Advertiser:
         return self._current is not None and not self._current.released
 
     async def show(self, wanted: Advertisement | None) -> None:
-        """Advertise this and nothing else. Raises `AdapterUnavailable`."""
+        """Advertise this and nothing else. Raises `AdvertisingUnavailable`, and else as `Bus.call`."""
         async with self._changing:
             if self.on and wanted == self._current:
                 return
@@ -107,42 +107,59 @@ class Advertiser:
         except Refused as error:
             self._registered = False
             self._bus.withdraw(self._path)
-            if error.name == f"{BLUEZ}.Error.NotPermitted":
-                raise AdapterUnavailable(
-                    "the adapter has no advertisement to spare: end another program that advertises, or set "
-                    "enable_peripheral = no"
-                ) from error
-            raise AdapterUnavailable(f"the adapter does not advertise: {error}") from error
+            raise AdvertisingUnavailable(_why_refused(error)) from error
         self._current = wanted
 
 
+def _why_refused(error: Refused) -> str:
+    """What to do about it."""
+    if error.name == f"{BLUEZ}.Error.NotPermitted":
+        return (
+            "the adapter has no advertisement to spare: end another program that advertises, or set "
+            "enable_peripheral = no"
+        )
+    if error.name.startswith(f"{DBUS}.Error.Unknown"):  # method, interface or object: BlueZ has said each
+        return "the adapter can't advertise: take another adapter, or set enable_peripheral = no"
+    return f"the adapter does not advertise: {error}: journalctl -u bluetooth may tell why"
+
+
 class Agent:
-    """An org.bluez.Agent1 without input and output: it agrees to what needs neither."""
+    """An org.bluez.Agent1 without input and output, and without anybody to ask. So it agrees only to what a
+    peer needs that pairs with us while it is linked: that it may pair. Everything else it rejects.
+    """
 
     interface = "org.bluez.Agent1"
+
+    def __init__(self, is_linked: Callable[[str], bool]) -> None:
+        """`is_linked`: whether we have a link with the device at this object path."""
+        self._is_linked = is_linked
 
     def properties(self) -> dict[str, Variant]:
         return {}
 
     def call(self, member: str, body: Sequence[Any]) -> Reply | None:
-        if member in {"RequestAuthorization", "AuthorizeService"}:
-            log.debug("%s of %s: agreed to", member, body[0])
-            return Reply()
         if member in {"Release", "Cancel"}:
             return Reply()
+        if member == "RequestAuthorization" and self._is_linked(str(body[0])):
+            log.debug("%s may pair", body[0])
+            return Reply()
+        log.debug("%s%r: rejected", member, tuple(body))
         raise Refused(f"{BLUEZ}.Error.Rejected", "there is nobody to ask", member)
 
 
-async def register_agent(bus: Bus) -> None:
-    """Until the bus is closed. Without it BlueZ would refuse a phone that wants to pair; nothing else
-    fails.
+async def register_agent(bus: Bus, is_linked: Callable[[str], bool]) -> None:
+    """Until the bus is closed. For a machine without a desktop, where BlueZ would refuse a phone that wants
+    to pair; nothing else needs it.
+
+    BlueZ asks one agent for all adapters: the one that has asked to be it, such as a desktop's, or else the
+    one that came first. We do not ask. So where a program has several drivers, the agent of the first one is
+    asked, and it rejects what is linked to another.
     """
     path = f"/rns_ble/agent{next(_numbers_of_agents)}"
-    bus.offer(path, Agent())
+    bus.offer(path, Agent(is_linked))
     try:
         await bus.call(
             "/org/bluez", "org.bluez.AgentManager1", "RegisterAgent", "os", path, "NoInputNoOutput"
         )
-        await bus.call("/org/bluez", "org.bluez.AgentManager1", "RequestDefaultAgent", "o", path)
     except Refused as error:
         log.debug("pairing agent: %s", error)

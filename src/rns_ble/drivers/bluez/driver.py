@@ -18,14 +18,18 @@ from rns_ble.drivers.asyncio_loop import open_asyncio_loop, plainly
 from rns_ble.drivers.base import (
     GOODBYE_TIMEOUT,
     AdapterUnavailable,
+    AdvertisingUnavailable,
     BLEDriverInterface,
     BLEError,
     BLELink,
     DriverState,
+    Role,
 )
 from rns_ble.drivers.bluez.adapter import (
     check_name,
     find_adapter,
+    is_blocked,
+    is_powered,
     is_targeted,
     power_on,
     why_missing,
@@ -84,6 +88,7 @@ class BleakDriver(BLEDriverInterface):
         self._uuids: Uuids | None = None
         self._stack: _Stack | None = None
         self._failure: str | None = None
+        self._switched_off: tuple[str, str] | None = None  # which adapter, and the bluetoothd that said so
         self._body = trio.CancelScope()
 
     # --- life ---
@@ -127,12 +132,12 @@ class BleakDriver(BLEDriverInterface):
         try:
             await tree.load()
             adapter = find_adapter(tree, self._wanted)
-            await power_on(bus, tree, adapter)
+            await self._switch_on(bus, tree, adapter)
             self._address = normalise_address((tree.get(adapter, ADAPTER) or {})["Address"])
-            await register_agent(bus)
         except Refused as error:
             raise AdapterUnavailable(f"BlueZ can't be used: {error}") from error
         links = Links(bus, tree, adapter)
+        await register_agent(bus, lambda path: any(links.get(role, path) for role in Role))
         scanner = Scanner(bus, tree, adapter, nursery, self._sight)
         central = Central(loop, bus, tree, adapter, links, scanner, nursery)
         targeted = is_targeted(tree, adapter)
@@ -144,6 +149,14 @@ class BleakDriver(BLEDriverInterface):
         tree.on_bluez_gone = lambda: self._fail(stack, UNREACHABLE)
         bus.on_lost = lambda reason: self._fail(stack, reason)
         return stack
+
+    async def _switch_on(self, bus: Bus, tree: Tree, adapter: str) -> None:
+        """Unless somebody has switched it off while we used it: whoever did that has meant it."""
+        if is_powered(tree, adapter):
+            self._switched_off = None
+        elif self._switched_off == (adapter, await _ask_who_is_there(bus)):
+            raise AdapterUnavailable(why_off(adapter.rpartition("/")[2]))
+        await power_on(bus, tree, adapter)
 
     async def _watch(self, stack: _Stack) -> None:
         while True:
@@ -160,13 +173,16 @@ class BleakDriver(BLEDriverInterface):
         """The adapter is off, or gone. BlueZ says "off" also when it is being unplugged, and either when
         bluetoothd ends; that it says, or leaves the bus, before it would answer.
         """
-        with suppress(BLEError):
-            await stack.bus.call("/org/bluez", f"{DBUS}.Peer", "Ping")
         name = stack.adapter.rpartition("/")[2]
+        daemon = None
+        with suppress(BLEError):
+            daemon = await _ask_who_is_there(stack.bus)
         if stack.tree.get(stack.adapter, ADAPTER) is None:
             self._fail(stack, why_missing(stack.tree, self._wanted or name))
-        else:
-            self._fail(stack, why_off(name))
+            return
+        if daemon is not None and not is_blocked(name):
+            self._switched_off = stack.adapter, daemon
+        self._fail(stack, why_off(name))
 
     def _fail(self, stack: _Stack, reason: str) -> None:
         """The stack is of no use any more: end the block, and whatever waits for BlueZ in it."""
@@ -312,7 +328,14 @@ class BleakDriver(BLEDriverInterface):
         stack = self._open()
         if self._uuids is None:
             raise RuntimeError("start comes before start_advertising")
-        await stack.advertiser.show(Advertisement(self._uuids.service, device_name, manufacturer_data))
+        wanted = Advertisement(self._uuids.service, device_name, manufacturer_data)
+        try:
+            await stack.advertiser.show(wanted)
+        except AdvertisingUnavailable as error:
+            if is_powered(stack.tree, stack.adapter):
+                raise
+            await self._find_out(stack)  # then it is the adapter that has failed
+            raise AdapterUnavailable(self._failure) from error
 
     async def stop_advertising(self) -> None:
         """As the contract says."""
@@ -330,3 +353,9 @@ class BleakDriver(BLEDriverInterface):
                 return await stack.central.connect(wanted, self._uuids, self._identity)
             except Refused as error:
                 raise AdapterUnavailable(f"BlueZ fails: {error}") from error
+
+
+async def _ask_who_is_there(bus: Bus) -> str:
+    """The bluetoothd that answers, by its unique name on the bus: another one begins anew."""
+    reply = await bus.call("/org/bluez", f"{DBUS}.Peer", "Ping")
+    return str(reply.sender)
