@@ -184,6 +184,12 @@ class BleakDriver(BLEDriverInterface):
             self._switched_off = stack.adapter, daemon
         self._fail(stack, why_off(name))
 
+    async def _blame_adapter(self, stack: _Stack, error: BLEError) -> None:
+        """Raises `AdapterUnavailable` where the reason of an error is that the adapter is off, or gone."""
+        if not is_powered(stack.tree, stack.adapter):
+            await self._find_out(stack)
+            raise AdapterUnavailable(self._failure) from error
+
     def _fail(self, stack: _Stack, reason: str) -> None:
         """The stack is of no use any more: end the block, and whatever waits for BlueZ in it."""
         if self._failure is None:
@@ -316,6 +322,7 @@ class BleakDriver(BLEDriverInterface):
         try:
             await stack.scanner.apply()
         except Refused as error:
+            await self._blame_adapter(stack, error)
             raise AdapterUnavailable(f"the adapter does not scan: {error}") from error
 
     async def start_advertising(
@@ -332,10 +339,8 @@ class BleakDriver(BLEDriverInterface):
         try:
             await stack.advertiser.show(wanted)
         except AdvertisingUnavailable as error:
-            if is_powered(stack.tree, stack.adapter):
-                raise
-            await self._find_out(stack)  # then it is the adapter that has failed
-            raise AdapterUnavailable(self._failure) from error
+            await self._blame_adapter(stack, error)
+            raise
 
     async def stop_advertising(self) -> None:
         """As the contract says."""

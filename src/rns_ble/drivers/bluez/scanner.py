@@ -14,6 +14,7 @@ import trio
 from dbus_next import Variant
 
 from rns_ble.drivers.base import AdapterUnavailable, BLEDevice
+from rns_ble.drivers.bluez.adapter import is_powered
 from rns_ble.drivers.bluez.bus import BLUEZ, Refused
 from rns_ble.drivers.bluez.tree import ADAPTER, DEVICE
 from rns_ble.protocol.advertisement import known_rssi, normalise_address
@@ -109,7 +110,9 @@ class Scanner:
         try:
             await self.apply()
         except Refused as error:
-            raise AdapterUnavailable(f"the adapter does not scan any more: {error}") from error
+            if is_powered(self._tree, self._adapter):
+                raise AdapterUnavailable(f"the adapter does not scan any more: {error}") from error
+            log.debug("no scan: %s", error)  # the driver finds out why
         except AdapterUnavailable as error:
             log.debug("no scan: %s", error)  # a stack that fails is told of by its watch
 
