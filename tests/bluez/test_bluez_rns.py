@@ -123,13 +123,6 @@ async def test_two_interfaces_of_one_process(
 
         await net.until(lambda: linked_by() == {"BLE Interface", "BLE Interface 2"})
         show("the neighbour is linked to both interfaces")
-        for sender, receiver in permutations((both, neighbour)):
-            await announce(net, sender, receiver)
-        for sender, receiver in permutations((both, neighbour)):
-            await deliver(net, sender, receiver, f"from {sender.name}")
-            seconds = await transfer(net, sender, receiver, MEGABYTE // 8)
-            show(f"message, and 128 kB in {seconds:.1f} s, from {sender.name}")
-
         while True:
             await net.until(lambda: len(linked_by()) == 1)
             with trio.move_on_after(QUIET) as quiet:
@@ -138,6 +131,10 @@ async def test_two_interfaces_of_one_process(
                 break
         show(f"for {QUIET:g} s the one link has been that to {linked_by()}")
         for sender, receiver in permutations((both, neighbour)):
-            await deliver(net, sender, receiver, f"over one link, from {sender.name}")
+            await announce(net, sender, receiver)
+        for sender, receiver in permutations((both, neighbour)):
+            await deliver(net, sender, receiver, f"from {sender.name}")
+            seconds = await transfer(net, sender, receiver, MEGABYTE // 8)
+            show(f"message, and 128 kB in {seconds:.1f} s, from {sender.name}")
         assert both.identity not in both.peers, "two interfaces of one node are no peers of each other"
         assert await shown_peers(both) == {neighbour.identity: list(linked_by())}

@@ -38,9 +38,9 @@ RACES_BORNE: Final = 5
 """Tries that BlueZ or the controller may spoil before it counts as the peer's failure; about one in twenty
 is, and of several centrals that answer one advertisement all but one."""
 
-QUICK: Final = 2.0
+QUICK: Final = 10.0
 """Seconds. BlueZ calls every failure of a connection by LE "abort-by-local". One that came this soon is a
-race; a peer that is away, or a controller that is full, takes longer (Linux waits 20 s for the first)."""
+race; for a peer that is away Linux waits 20 s."""
 
 RACE_INTERVAL: Final = 0.1
 """Seconds before the next try: BlueZ does not tell when the thing in progress is done."""
