@@ -1,6 +1,5 @@
-"""The laboratory, and the guests side by side: two for each generation of BlueZ, with half of the tests each.
-
-A guest mostly waits: for bluetoothd's time-outs, and for the air. So four of them share two processors.
+"""The laboratory, and the guests: two for each generation of BlueZ, with half of the tests each, and as many at
+a time as there are processors.
 """
 
 from __future__ import annotations
@@ -113,10 +112,19 @@ async def _run_all(generations: list[str], show: Show) -> Guests:
     setup = await _run(["bash", str(LAB / "setup"), *generations], show)
     runs: dict[str, list[Outcome]] = {}
     if setup.status == 0:
-        processors = itertools.cycle(sorted(os.sched_getaffinity(0)))
+        # One guest on each processor at a time: it is slow enough by itself.
+        idle = sorted(os.sched_getaffinity(0))
+        places = trio.CapacityLimiter(len(idle))
+
+        async def run(generation: str, half: tuple[str, ...]) -> None:
+            async with places:
+                processor = idle.pop()
+                await _run_guest(generation, half, processor, show, runs)
+                idle.append(processor)
+
         async with trio.open_nursery() as nursery:
             for generation, half in itertools.product(generations, HALVES):
-                nursery.start_soon(_run_guest, generation, half, next(processors), show, runs)
+                nursery.start_soon(run, generation, half)
     return Guests(setup, runs)
 
 
