@@ -1,5 +1,6 @@
-"""The laboratory, and the guests: two for each generation of BlueZ, with half of the tests each, and as many at
-a time as there are processors.
+"""The laboratory, and the guests: two for each generation of BlueZ, with half of the tests each.
+
+As many run at a time as there are processors.
 """
 
 from __future__ import annotations
