@@ -206,6 +206,13 @@ class Bus:
             raise refusal(reply.error_name, text, member)
         return reply
 
+    async def catch_up(self) -> None:
+        """Until everything has come that BlueZ had to signal: an error may come before the signal that
+        explains it, but the signal before the next answer. Never raises.
+        """
+        with suppress(BLEError):
+            await self.call("/org/bluez", f"{DBUS}.Peer", "Ping")
+
     async def get(self, path: str, interface: str, name: str) -> Any:
         """A property's value. Raises as `call`."""
         reply = await self.call(path, PROPERTIES, "Get", "ss", interface, name)

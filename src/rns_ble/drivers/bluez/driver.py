@@ -186,6 +186,7 @@ class BleakDriver(BLEDriverInterface):
 
     async def _blame_adapter(self, stack: _Stack, error: BLEError) -> None:
         """Raises `AdapterUnavailable` where the reason of an error is that the adapter is off, or gone."""
+        await stack.bus.catch_up()
         if not is_powered(stack.tree, stack.adapter):
             await self._find_out(stack)
             raise AdapterUnavailable(self._failure) from error
@@ -357,6 +358,7 @@ class BleakDriver(BLEDriverInterface):
             try:
                 return await stack.central.connect(wanted, self._uuids, self._identity)
             except Refused as error:
+                await self._blame_adapter(stack, error)
                 raise AdapterUnavailable(f"BlueZ fails: {error}") from error
 
 

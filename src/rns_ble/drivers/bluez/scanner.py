@@ -110,6 +110,7 @@ class Scanner:
         try:
             await self.apply()
         except Refused as error:
+            await self._bus.catch_up()
             if is_powered(self._tree, self._adapter):
                 raise AdapterUnavailable(f"the adapter does not scan any more: {error}") from error
             log.debug("no scan: %s", error)  # the driver finds out why
