@@ -60,6 +60,11 @@ PING_TIMEOUT: Final = 15.0
 machine has been seen to take more than 5."""
 
 
+GONE_WITHIN: Final = 1.0
+"""Seconds from "off" to "gone" when an adapter is unplugged: the kernel first switches it off, and BlueZ says
+each when it comes. They are tenths of a second."""
+
+
 @dataclass(frozen=True)
 class _Stack:
     """What lives as long as the driver is entered."""
@@ -177,6 +182,8 @@ class BleakDriver(BLEDriverInterface):
         daemon = None
         with suppress(BLEError):
             daemon = await _ask_who_is_there(stack.bus)
+        if stack.tree.get(stack.adapter, ADAPTER) is not None:
+            await trio.sleep(GONE_WITHIN)
         if stack.tree.get(stack.adapter, ADAPTER) is None:
             self._fail(stack, why_missing(stack.tree, self._wanted or name))
             return
