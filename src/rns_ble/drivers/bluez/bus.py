@@ -12,7 +12,7 @@ import logging
 import os
 import select
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
@@ -239,13 +239,6 @@ class Bus:
             "/org/freedesktop/DBus", DBUS, "AddMatch", "s", rule, destination="org.freedesktop.DBus"
         )
 
-    def say(self, path: str, interface: str, member: str) -> None:
-        """Call without waiting for the answer."""
-        if self._given_up is None:
-            message = Message(destination=BLUEZ, path=path, interface=interface, member=member)
-            task = asyncio.ensure_future(self._connection.call(message), loop=self._loop)
-            task.add_done_callback(_discard)
-
     # --- what we offer ---
 
     def offer(self, path: str, thing: BusObject) -> None:
@@ -255,17 +248,6 @@ class Bus:
     def withdraw(self, path: str) -> None:
         """No longer answer calls to this path. Idempotent."""
         self._objects.pop(path, None)
-
-    def tell_changed(self, path: str, changed: Mapping[str, Variant]) -> None:
-        """Emit PropertiesChanged for an object that we offer."""
-        message = Message.new_signal(
-            path,
-            PROPERTIES,
-            "PropertiesChanged",
-            "sa{sv}as",
-            [self._objects[path].interface, dict(changed), []],
-        )
-        self._send(message)
 
     def _on_message(self, message: Message) -> bool:
         if message.message_type is MessageType.SIGNAL:

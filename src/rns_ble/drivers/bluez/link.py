@@ -186,13 +186,6 @@ class BluezLink(BLELink):
         """As the contract says."""
         return await self._inbox.receive()
 
-    async def __anext__(self) -> bytes:
-        """The iteration ends with the link, also where it was our own `aclose` that ended it."""
-        try:
-            return await self.receive()
-        except (trio.EndOfChannel, trio.ClosedResourceError):
-            raise StopAsyncIteration from None
-
     def on_value(self, value: bytes) -> bool:
         """A value that came over D-Bus. False: there was no room for it."""
         try:
