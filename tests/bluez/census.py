@@ -11,7 +11,7 @@ import trio
 
 from tests.bluez import laboratory
 
-PATIENCE = 45.0
+PATIENCE = 90.0
 """Seconds for what is let go of to be gone: BlueZ keeps a device that was only sighted for 30."""
 
 

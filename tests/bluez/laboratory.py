@@ -27,7 +27,7 @@ SOCKET: Final = "/run/btlab.sock"
 BUS_SOCKET: Final = Path("/run/dbus/system_bus_socket")
 MAIN_CONF: Final = Path("/etc/bluetooth/main.conf")
 
-PATIENCE: Final = 60.0
+PATIENCE: Final = 120.0
 """Seconds until something that the laboratory does counts as failed; the guest is slow on a busy machine."""
 
 POLL: Final = 0.02

@@ -17,7 +17,7 @@ import trio
 
 from rns_ble.cli.demo.network import Network, Node, open_network, open_nodes
 
-DEADLINE = 120.0
+DEADLINE = 300.0
 """Seconds until a test that hangs fails. Nothing depends on how much of it is used."""
 
 RESOURCE_FAILURES = ("resource_failed", "resource_link_closed")
