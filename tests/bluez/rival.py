@@ -26,7 +26,8 @@ async def compete(adapter: str, address: str) -> None:
             if device is None:
                 say("not seen")
                 continue
-            async with BleakClient(device, timeout=5, bluez=bluez):
+            # bleak's own time-out does not end a connect that BlueZ has aborted (bleak 3.1).
+            async with asyncio.timeout(10), BleakClient(device, timeout=5, bluez=bluez):
                 say("connected")
         except (BleakError, TimeoutError, EOFError) as error:
             say(f"failed: {error!r}")
