@@ -1,8 +1,8 @@
 """The laboratory, and the guests: one for each file of tests, with each generation of BlueZ.
 
-One more than there are processors run at a time. Tests that fail there get a second guest, by themselves, for
-with three kernels on two processors something can be late without being wrong. What passes only then is told
-at the end.
+One more than there are processors run at a time. With three kernels on two processors something can be late
+without being wrong; so tests that fail there have a second guest when all others have ended, with the machine
+to itself. What passes only then is told at the end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -72,8 +72,9 @@ class Generation:
     """What became of the tests with one BlueZ."""
 
     counts: Counter[str] = field(default_factory=Counter)
+    """Of the first guests."""
     late: list[str] = field(default_factory=list)
-    """What passed at the second attempt only."""
+    """What passed in a second guest only."""
     failures: list[str] = field(default_factory=list)
     """The output of each guest in which a test failed twice."""
 
@@ -96,7 +97,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             counts = ", ".join(f"{number} {what}" for what, number in sorted(generation.counts.items()))
             terminalreporter.line(f"BlueZ {name}: {counts or 'no test ended'}")
             for test in generation.late:
-                terminalreporter.line(f"BlueZ {name}: passed at the second attempt only: {test}")
+                terminalreporter.line(f"BlueZ {name}: passed in a second guest, alone: {test}")
 
 
 def _generations(session: pytest.Session) -> list[str]:
@@ -136,33 +137,27 @@ async def _run_all(names: list[str], show: Show) -> Guests:
     generations = {name: Generation() for name in names}
     processors = sorted(os.sched_getaffinity(0))
     to_do = iter(list(itertools.product(_files(), names)))
+    again: list[tuple[str, list[str], Outcome]] = []
 
     async def work(processor: int) -> None:
         for file, name in to_do:
-            await _run_file(generations[name], partial(_run_guest, name, processor, show), file)
+            outcome = await _run_guest(name, processor, show, [file])
+            generations[name].counts += outcome.counts
+            if not outcome.good:
+                again.append((name, outcome.failed or [file], outcome))
 
     async with trio.open_nursery() as nursery:
         # A guest mostly waits, for time-outs and for the air; but too many at once make one another late.
         for processor in (*processors, processors[0]):
             nursery.start_soon(work, processor)
+    for name, tests, first in again:
+        generation = generations[name]
+        second = await _run_guest(name, processors[0], show, tests)
+        if second.good:
+            generation.late += tests
+        else:
+            generation.failures += [first.text, second.text]
     return Guests(setup, generations)
-
-
-async def _run_file(
-    generation: Generation, run_guest: Callable[[list[str]], Awaitable[Outcome]], file: str
-) -> None:
-    first = await run_guest([file])
-    if first.good:
-        generation.counts += first.counts
-        return
-    again = first.failed or [file]
-    second = await run_guest(again)
-    once = Counter(passed=first.counts["passed"], skipped=first.counts["skipped"])
-    generation.counts += once + second.counts
-    if second.good:
-        generation.late += again
-    else:
-        generation.failures += [first.text, second.text]
 
 
 def _files() -> list[str]:
