@@ -26,7 +26,9 @@ from RNS.Interfaces.Interface import Interface
 
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import BLEDriverInterface, BLEError, ConfigurationError
+from rns_ble.flows import flow_of, without_access_code
 from rns_ble.host import Host, current_interface
+from rns_ble.mailbox import Mailbox
 from rns_ble.mesh import Listener, Mesh, supervise
 from rns_ble.peer import Peer
 from rns_ble.status import MeshStatus
@@ -252,6 +254,16 @@ class BLEInterface(_Common):
         return self._host.packets_dropped
 
 
+class _Waiting:
+    """What Reticulum takes the length of to show how many bytes wait to be sent."""
+
+    def __init__(self, outgoing: Mailbox) -> None:
+        self._outgoing = outgoing
+
+    def __len__(self) -> int:
+        return self._outgoing.bytes_waiting
+
+
 class BLEPeerInterface(_Common):
     """One remote identity. Lives from the peer's first link until it has been without one for a while."""
 
@@ -265,22 +277,30 @@ class BLEPeerInterface(_Common):
         # Not the parent's name: Reticulum finds interfaces to detach by it.
         self.name = f"{parent.name}/{peer.identity.hex()}"
         self._outgoing = peer.outgoing
+        self._outgoing.on_drop = self._dropped
+        self.transmit_buffer = _Waiting(self._outgoing)
 
     def __str__(self) -> str:
         return f"BLEPeerInterface[{self.name}]"
 
     def process_outgoing(self, data: bytes) -> None:
         """Queue a packet for the peer. On any thread; never waits, never raises, counts what it drops."""
-        size = len(data)
-        parent = self.parent_interface
-        if self.online and self._outgoing.put(data):
-            self.txb += size
-            parent.txb += size
-        else:
-            self.tx_drops += 1
-            self.tx_dropped_bytes += size
-            parent.tx_drops += 1
-            parent.tx_dropped_bytes += size
+        if not self.online:
+            self._dropped(data)
+            return
+        flow, urgent = self._flow(data)
+        if self._outgoing.put(data, flow, urgent=urgent):
+            self.txb += len(data)
+            self.parent_interface.txb += len(data)
+
+    def _dropped(self, packet: bytes) -> None:
+        for interface in (self, self.parent_interface):
+            interface.tx_drops += 1
+            interface.tx_dropped_bytes += len(packet)
+
+    def _flow(self, packet: bytes) -> tuple[bytes, bool]:
+        key = getattr(self, "ifac_key", None)
+        return flow_of(without_access_code(packet, self.ifac_size, key) if key else packet)
 
     def process_incoming(self, data: bytes) -> None:
         """Hand a packet to Reticulum. May take milliseconds, or a minute while Reticulum starts."""

@@ -61,7 +61,7 @@ class Peer:
         self, identity: bytes, own_identity: bytes, owner: PeerOwner, outgoing_queue: int, cuts: Cuts
     ) -> None:
         self.identity = identity
-        self.outgoing: Mailbox[bytes] = Mailbox(outgoing_queue)
+        self.outgoing = Mailbox(outgoing_queue)
         """Packets to send; `put` from any thread."""
         self._own_identity = own_identity
         self._owner = owner
@@ -76,7 +76,7 @@ class Peer:
         self._reassembler = Reassembler()
         self._pairs = PairReassembler(cuts, self._reassembler)
         self._rx_packets = self._rx_bytes = self._rx_foreign = 0
-        self._tx_packets = self._tx_bytes = self._tx_undeliverable = 0
+        self._tx_packets = self._tx_bytes = 0
 
     def __repr__(self) -> str:
         return f"<Peer {self.identity.hex()}>"
@@ -96,6 +96,7 @@ class Peer:
                     await self._grace_over.wait()
             finally:
                 self._over = True
+                self.outgoing.close()
                 self._owner.peer_ended(self)
             nursery.cancel_scope.cancel()
 
@@ -197,7 +198,7 @@ class Peer:
             try:
                 await self._send_packet(packet)
             except ValueError as error:
-                self._tx_undeliverable += 1
+                self.outgoing.drop(packet)
                 log.debug("%s: packet of %d bytes not sent: %s", self, len(packet), error)
 
     async def _send_packet(self, packet: bytes) -> None:
@@ -211,7 +212,7 @@ class Peer:
             self._tx_packets += 1
             self._tx_bytes += len(packet)
             return
-        self._tx_undeliverable += 1
+        self.outgoing.drop(packet)
 
     async def _session_heard_last(self) -> Session:
         while True:
@@ -280,7 +281,7 @@ class Peer:
             tx_packets=self._tx_packets,
             tx_bytes=self._tx_bytes,
             tx_queued=len(self.outgoing),
-            tx_dropped=self.outgoing.refused + self._tx_undeliverable,
+            tx_dropped=self.outgoing.dropped,
             rx_incomplete=reassembly.incomplete + self._pairs.incomplete,
             rx_foreign=self._rx_foreign + reassembly.malformed,
         )
