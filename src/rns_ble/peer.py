@@ -195,13 +195,16 @@ class Peer:
     async def _send_packets(self) -> None:
         while True:
             packet = await self.outgoing.take()
+            sent = False
             try:
-                await self._send_packet(packet)
+                sent = await self._send_packet(packet)
             except ValueError as error:
-                self.outgoing.drop(packet)
                 log.debug("%s: packet of %d bytes not sent: %s", self, len(packet), error)
+            finally:
+                if not sent:
+                    self.outgoing.drop(packet)
 
-    async def _send_packet(self, packet: bytes) -> None:
+    async def _send_packet(self, packet: bytes) -> bool:
         for _ in range(SEND_ATTEMPTS):
             session = await self._session_heard_last()
             try:
@@ -211,8 +214,8 @@ class Peer:
                 continue
             self._tx_packets += 1
             self._tx_bytes += len(packet)
-            return
-        self.outgoing.drop(packet)
+            return True
+        return False
 
     async def _session_heard_last(self) -> Session:
         while True:
@@ -281,6 +284,7 @@ class Peer:
             tx_packets=self._tx_packets,
             tx_bytes=self._tx_bytes,
             tx_queued=len(self.outgoing),
+            tx_bytes_queued=self.outgoing.bytes_waiting,
             tx_dropped=self.outgoing.dropped,
             rx_incomplete=reassembly.incomplete + self._pairs.incomplete,
             rx_foreign=self._rx_foreign + reassembly.malformed,

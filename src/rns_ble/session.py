@@ -61,7 +61,7 @@ class Session:
             with trio.fail_after(SEND_TIMEOUT):
                 await self.link.send(value)
         except trio.TooSlowError:
-            self.give_up(by_us=False)
+            self._carrier.give_up()
             raise LinkLost(f"the stack took no value for {SEND_TIMEOUT:g} s") from None
         except LinkLost:
             self.broken = True
@@ -113,6 +113,13 @@ class Carrier:
             for value in self._fragment(session, packet):
                 await session.send(value, ValueKind.FRAGMENT)
             self._have_heard(others, packet)
+
+    def give_up(self) -> None:
+        """It takes nothing any more. That ends all who share it, for each would find out for himself, one
+        after the other, and keep the rest waiting.
+        """
+        for session in self.sessions:
+            session.give_up(by_us=False)
 
     def leave(self, session: Session) -> None:
         """Its link has ended."""

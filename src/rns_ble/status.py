@@ -41,8 +41,10 @@ class PeerStatus:
     tx_packets: int
     tx_bytes: int
     tx_queued: int
+    """Packets that wait to be sent."""
+    tx_bytes_queued: int
     tx_dropped: int
-    """Packets that found no room in the outgoing queue, or lost their links on the way."""
+    """Packets that found no room in the outgoing queue, had to make room, or lost their links on the way."""
     rx_incomplete: int
     """Packets of which fragments were lost, late or contradictory."""
     rx_foreign: int

@@ -15,7 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import trio
 
@@ -157,10 +157,13 @@ class Process:
 class Node(Process):
     """A Reticulum node: see `rns_ble.cli.demo.node` for its commands and events."""
 
+    program: ClassVar = "rns_ble.cli.demo.node"
+    """The module that it runs."""
+
     def __init__(self, name: str, directory: Path, changes: trio.lowlevel.ParkingLot) -> None:
         super().__init__(
             name,
-            [sys.executable, "-m", "rns_ble.cli.demo.node", str(directory)],
+            [sys.executable, "-m", self.program, str(directory)],
             [directory / "stderr", directory / "logfile"],
             changes,
         )
@@ -220,6 +223,8 @@ class Network:
         """What the section of every BLE interface has, whichever node's it is."""
         self.nodes: dict[int, Node] = {}
         """By number."""
+        self.node_type = Node
+        """What `start_node` makes."""
         self._changes = changes
         self._nursery = nursery
 
@@ -240,7 +245,7 @@ class Network:
         """
         directory = self.directory / f"node-{number}"
         write_configuration(directory, [{**self.keys, **keys} for keys in interfaces], reticulum or {})
-        self.nodes[number] = node = Node(f"node {number}", directory, self._changes)
+        self.nodes[number] = node = self.node_type(f"node {number}", directory, self._changes)
         await self._nursery.start(node.run)
         ready = await node.wait_for("ready")
         up = sum(name.startswith(f"{reticulum_config.INTERFACE_TYPE}[") for name in ready["interfaces"])

@@ -249,10 +249,10 @@ def _packets() -> dict[str, dict[str, int]]:
     return {identity: dict(counted) for identity, counted in packets.items()}
 
 
-def main() -> None:
+def main(node_type: type[Node] = Node) -> None:
     """Run until stdin ends."""
     events = Events()
-    node = Node(Path(sys.argv[1]), events)
+    node = node_type(Path(sys.argv[1]), events)
     node.tell_ready()
     pending = b""
     while True:

@@ -1,0 +1,138 @@
+"""A node of the demo that also tells how it is, and loses links when told to.
+
+    python -m tests.soak.node DIRECTORY
+
+Where `SOAK_VALUES_A_SECOND` is set its links are that slow, as on a radio.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import resource
+import threading
+from pathlib import Path
+from typing import Any
+
+import RNS
+import trio
+
+from rns_ble.cli.demo import node
+from rns_ble.mesh import Mesh
+from rns_ble.session import Session
+
+PAGE = resource.getpagesize()
+
+
+def interface() -> Any:
+    return next(i for i in RNS.Transport.interfaces if type(i).__name__ == "BLEInterface")
+
+
+def on_trio(function: Any) -> Any:
+    """Call it with the mesh on the Trio thread; None while there is no mesh."""
+    mesh = interface()._mesh
+    return None if mesh is None else interface()._host.ask(lambda: function(mesh))
+
+
+def inside(mesh: Mesh) -> dict[str, int]:
+    peers = list(mesh.peers.values())
+    status = mesh.status()
+    admission = mesh.admission
+    return {
+        "tasks": trio.lowlevel.current_statistics().tasks_living,
+        "links": status.links,
+        "peers": len(status.peers),
+        "queued": sum(peer.tx_queued for peer in status.peers),
+        "incomplete": sum(peer.rx_incomplete for peer in status.peers),
+        "undelivered": sum(len(peer._reassembler._packets) for peer in peers),
+        "candidates": len(admission.candidates),
+        "places": int(admission.places.borrowed_tokens),
+        "attempts": len(status.attempts_in_flight),
+        "radio": int(admission.radio.borrowed_tokens),
+        "strangers": int(mesh._strangers.borrowed_tokens),
+    }
+
+
+def lose_a_link(mesh: Mesh) -> bool:
+    """As if out of range: nobody above the driver has asked for it."""
+    links = [link for peer in mesh.peers.values() for link in peer.links]
+    if not links:
+        return False
+    trio.lowlevel.spawn_system_task(random.choice(links).aclose)
+    return True
+
+
+def our_objects() -> int:
+    """Live objects of classes of this package."""
+    return sum(type(thing).__module__.startswith("rns_ble") for thing in gc.get_objects())
+
+
+class SoakNode(node.Node):
+    def obey(self, command: str, fields: dict[str, Any]) -> None:
+        match command:
+            case "sample":
+                self._sample(fields["number"], objects=fields["objects"])
+            case "lose_a_link":
+                on_trio(lose_a_link)
+            case "link":
+                self._time_a_link(bytes.fromhex(fields["to"]))
+            case _:
+                super().obey(command, fields)
+
+    def _sample(self, number: int, *, objects: bool) -> None:
+        ble = interface()
+        if objects:
+            gc.collect()
+        self._events.tell(
+            "sample",
+            number=number,
+            rss=int(Path("/proc/self/statm").read_text().split()[1]) * PAGE,
+            fds=len(os.listdir("/proc/self/fd")) - 1,
+            threads=threading.active_count(),
+            cpu=sum(os.times()[:2]),
+            dropped=ble.tx_drops,
+            not_delivered=ble.packets_dropped,
+            objects=our_objects() if objects else None,
+            known=len(RNS.Identity.known_destinations),
+            rns_links=len(RNS.Transport.active_links) + len(RNS.Transport.pending_links),
+            **(on_trio(inside) or {}),
+        )
+
+    def _time_a_link(self, to: bytes) -> None:
+        """Tell how long Reticulum takes for a link: one small packet there, one back."""
+        destination = RNS.Destination(
+            RNS.Identity.recall(to),
+            RNS.Destination.OUT,
+            RNS.Destination.SINGLE,
+            *("rns_ble", "demo", "resource"),
+        )
+
+        def established(link: Any) -> None:
+            self._events.tell("link_established", seconds=link.rtt)
+            link.teardown()
+
+        def closed(link: Any) -> None:
+            if link.activated_at is None:
+                self._events.tell("link_established", seconds=None)
+
+        RNS.Link(destination, established_callback=established, closed_callback=closed)
+
+
+def slow_down(values_a_second: float) -> None:
+    """Let each session's values leave at that rate."""
+    send = Session.send
+    turn: dict[Session, trio.StrictFIFOLock] = {}
+
+    async def slowly(session: Session, *arguments: Any) -> None:
+        async with turn.setdefault(session, trio.StrictFIFOLock()):
+            await trio.sleep(1 / values_a_second)
+            await send(session, *arguments)
+
+    Session.send = slowly  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    if "SOAK_VALUES_A_SECOND" in os.environ:
+        slow_down(float(os.environ["SOAK_VALUES_A_SECOND"]))
+    node.main(SoakNode)
