@@ -72,6 +72,15 @@ def system(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """Nodes under load while links are lost and nodes die: `-- --minutes N`, `--hours N`, `--json`."""
+    if not sys.platform.startswith("linux"):
+        session.skip("the nodes look into /proc, which only Linux has")
+    session.install("-q", "-e", ".[test]")
+    session.run("python", "-m", "tests.soak", *session.posargs)
+
+
+@nox.session
 def bluez(session: nox.Session) -> None:
     """The driver for BlueZ against the real bluetoothd, in a guest: `-- 5.66 -k NAME` narrows it."""
     generations = [argument for argument in session.posargs if argument in BLUEZ] or BLUEZ

@@ -124,6 +124,7 @@ class Load:
         """Window after window."""
         while True:
             window = {self.put("part", DATA, link, 500) for _ in range(WINDOW)}
+            window &= self._on_the_way.keys()  # and not dropped at once
             complete = trio.Event()
             self._windows.append((window, complete))
             await complete.wait()
@@ -146,13 +147,15 @@ async def run(att_mtu: int, arguments: argparse.Namespace, seed: int, *, turns: 
     peer = Peer(b"\xbb" * 16, b"\xaa" * 16, Nobody(), QUEUE, cuts)
     peer.join(link, Carrier(cuts))
     load = Load(peer, link, seed, turns=turns)
-    with trio.move_on_after(arguments.seconds):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(peer.run)
-            links = [bytes([number]) * 16 for number in range(arguments.resources)]
-            for resource in links:
-                nursery.start_soon(load.resource, resource)
-            nursery.start_soon(load.small, links[0])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(peer.run)
+        links = [bytes([number]) * 16 for number in range(arguments.resources)]
+        for resource in links:
+            nursery.start_soon(load.resource, resource)
+        nursery.start_soon(load.small, links[0])
+        await trio.sleep(arguments.seconds)
+        peer.outgoing.on_drop = lambda _packet: None  # what waits at the end is not lost
+        nursery.cancel_scope.cancel()
     return load
 
 

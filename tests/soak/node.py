@@ -8,6 +8,7 @@ Where `SOAK_VALUES_A_SECOND` is set its links are that slow, as on a radio.
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 import random
 import resource
@@ -36,7 +37,6 @@ def on_trio(function: Any) -> Any:
 
 
 def inside(mesh: Mesh) -> dict[str, int]:
-    peers = list(mesh.peers.values())
     status = mesh.status()
     admission = mesh.admission
     return {
@@ -45,7 +45,6 @@ def inside(mesh: Mesh) -> dict[str, int]:
         "peers": len(status.peers),
         "queued": sum(peer.tx_queued for peer in status.peers),
         "incomplete": sum(peer.rx_incomplete for peer in status.peers),
-        "undelivered": sum(len(peer._reassembler._packets) for peer in peers),
         "candidates": len(admission.candidates),
         "places": int(admission.places.borrowed_tokens),
         "attempts": len(status.attempts_in_flight),
@@ -68,6 +67,12 @@ def our_objects() -> int:
     return sum(type(thing).__module__.startswith("rns_ble") for thing in gc.get_objects())
 
 
+def taker(to: bytes) -> RNS.Destination:
+    """A destination that takes Resources, in another node."""
+    aspects = ("rns_ble", "demo", "resource")
+    return RNS.Destination(RNS.Identity.recall(to), RNS.Destination.OUT, RNS.Destination.SINGLE, *aspects)
+
+
 class SoakNode(node.Node):
     def obey(self, command: str, fields: dict[str, Any]) -> None:
         match command:
@@ -75,6 +80,8 @@ class SoakNode(node.Node):
                 self._sample(fields["number"], objects=fields["objects"])
             case "lose_a_link":
                 on_trio(lose_a_link)
+            case "send_tagged":
+                self._send_tagged(bytes.fromhex(fields["to"]), fields["size"], fields["tag"])
             case "link":
                 self._time_a_link(bytes.fromhex(fields["to"]))
             case _:
@@ -99,14 +106,29 @@ class SoakNode(node.Node):
             **(on_trio(inside) or {}),
         )
 
+    def _send_tagged(self, to: bytes, size: int, tag: int) -> None:
+        """Send a Resource, and tell once what became of it."""
+        data = os.urandom(size)
+        told = threading.Lock()
+
+        def tell(*, proved: bool) -> None:
+            if told.acquire(blocking=False):
+                self._events.tell("sent", tag=tag, proved=proved, sha256=hashlib.sha256(data).hexdigest())
+
+        def concluded(sent: Any) -> None:
+            tell(proved=sent.status == RNS.Resource.COMPLETE)
+            sent.link.teardown()
+
+        RNS.Link(
+            taker(to),
+            established_callback=lambda link: RNS.Resource(
+                data, link, callback=concluded, auto_compress=False
+            ),
+            closed_callback=lambda _link: tell(proved=False),
+        )
+
     def _time_a_link(self, to: bytes) -> None:
         """Tell how long Reticulum takes for a link: one small packet there, one back."""
-        destination = RNS.Destination(
-            RNS.Identity.recall(to),
-            RNS.Destination.OUT,
-            RNS.Destination.SINGLE,
-            *("rns_ble", "demo", "resource"),
-        )
 
         def established(link: Any) -> None:
             self._events.tell("link_established", seconds=link.rtt)
@@ -116,7 +138,7 @@ class SoakNode(node.Node):
             if link.activated_at is None:
                 self._events.tell("link_established", seconds=None)
 
-        RNS.Link(destination, established_callback=established, closed_callback=closed)
+        RNS.Link(taker(to), established_callback=established, closed_callback=closed)
 
 
 def slow_down(values_a_second: float) -> None:

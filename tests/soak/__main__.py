@@ -1,0 +1,49 @@
+"""`python -m tests.soak --minutes N`: nodes under load for as long as you like.
+
+Samples go to `samples.jsonl` and the picture to `soak.svg` in `--output`. Exit code 0: nothing was lost, and
+nothing has leaked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from rns_ble.cli.until_signal import until_signal
+from tests.soak.load import soak
+from tests.soak.report import as_text, summary, write
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("nox -s soak --")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of load (5)")
+    parser.add_argument("--hours", type=float, default=0.0, help="on top of --minutes")
+    parser.add_argument("--nodes", type=int, default=7, choices=range(2, 9), metavar="N", help="2 to 8 (7)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of what happens when; the network has its own mind"
+    )
+    parser.add_argument("--output", type=Path, help="a directory (a new one)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    seconds = 60 * (arguments.minutes + 60 * arguments.hours)
+    output = arguments.output or Path(tempfile.mkdtemp(prefix="rns-ble-soak-"))
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name, (output / "samples.jsonl").open("w") as samples:
+        run = partial(soak, Path(name), arguments.nodes, seconds, samples, seed=arguments.seed, kills=True)
+        record = trio.run(until_signal, run)
+    result = summary(record, arguments.nodes, seconds)
+    write(record, output)
+    (output / "report.json").write_text(json.dumps(result, indent=2))
+    print(json.dumps(result) if arguments.json else as_text(result))
+    print(f"samples and picture are in {output}", file=sys.stderr)
+    return 0 if result["ok"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
