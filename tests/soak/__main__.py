@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from functools import partial
@@ -31,6 +32,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="a directory (a new one)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
+    if arguments.rate:
+        os.environ["SOAK_VALUES_A_SECOND"] = str(arguments.rate)
     seconds = 60 * (arguments.minutes + 60 * arguments.hours)
     output = arguments.output or Path(tempfile.mkdtemp(prefix="rns-ble-soak-"))
     output.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,8 @@
 
     python -m tests.soak.node DIRECTORY
 
-Where `SOAK_VALUES_A_SECOND` is set its links are that slow, as on a radio.
+Where `SOAK_VALUES_A_SECOND` is set its links are that slow, as on a radio. With `SOAK_ORDER=arrival` its
+packets leave in the order in which they came.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import RNS
 import trio
 
+import rns_ble.interface
 from rns_ble.cli.demo import node
 from rns_ble.mesh import Mesh
 from rns_ble.session import Session
@@ -157,4 +159,6 @@ def slow_down(values_a_second: float) -> None:
 if __name__ == "__main__":
     if "SOAK_VALUES_A_SECOND" in os.environ:
         slow_down(float(os.environ["SOAK_VALUES_A_SECOND"]))
+    if os.environ.get("SOAK_ORDER") == "arrival":
+        rns_ble.interface.flow_of = lambda _packet: (b"", False)
     node.main(SoakNode)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import RNS
+import trio
 from RNS.Interfaces.Interface import Interface
 
 from rns_ble.config import BLEConfig
@@ -181,8 +182,24 @@ def full_queue(reticulum: RNS.Reticulum) -> Any:
 
     parent.on_trio_thread(burst)
     dropped = peer.tx_drops - drops
+    accepted = (peer.txb - sent) // 400
+
+    async def hang(_value: bytes) -> None:
+        await trio.sleep_forever()
+
+    def take_nothing_more() -> None:
+        for other in parent._mesh.peers.values():
+            for link in other.links:
+                link.send = hang
+
+    until(lambda: not len(peer._outgoing))
+    parent.on_trio_thread(take_nothing_more)
+    for packet in packets[:10]:
+        peer.process_outgoing(packet)
+    until(lambda: len(peer.transmit_buffer) == 9 * 400)  # one is in hand
     return {
-        "accepted": (peer.txb - sent) // 400,
+        "accepted": accepted,
+        "waiting": statistics(reticulum, peer)["txbuffered"],
         "dropped": dropped,
         "bytes": peer.tx_dropped_bytes,
         "parent": [parent.tx_drops, parent.tx_dropped_bytes, parent.txb == peer.txb],

@@ -99,6 +99,7 @@ def test_a_full_queue_is_counted_where_rnstatus_looks(reticulum: Reticulum):
     result = reticulum.scenario("full_queue")
     assert result == {
         "accepted": 64,
+        "waiting": 9 * 400,
         "dropped": 136,
         "bytes": 136 * 400,
         "parent": [136, 136 * 400, True],
