@@ -87,9 +87,7 @@ class Peer:
         """Serve the peer until it is given up. Cancelled: every link is closed first."""
         async with trio.open_nursery() as nursery:
             try:
-                self._nursery = nursery
-                for session in self._sessions.values():
-                    self._take_on(nursery, session)
+                self._take_on_all(nursery)
                 nursery.start_soon(self._send_packets)
                 while self._sessions or not self._grace_over.is_set():
                     self._grace_over = trio.Event()  # a link may have joined in the step in which it was set
@@ -107,6 +105,12 @@ class Peer:
         if self._nursery is not None:
             self._take_on(self._nursery, session)
         self._joined.set()
+
+    def _take_on_all(self, nursery: trio.Nursery) -> None:
+        # Not in `run` itself: a local variable there would keep the first link for as long as the peer lives.
+        self._nursery = nursery
+        for session in self._sessions.values():
+            self._take_on(nursery, session)
 
     def _take_on(self, nursery: trio.Nursery, session: Session) -> None:
         nursery.start_soon(self._serve, session)
