@@ -27,6 +27,9 @@ def main() -> int:
     parser.add_argument("--hours", type=float, default=0.0, help="on top of --minutes")
     parser.add_argument("--nodes", type=int, default=7, choices=range(2, 9), metavar="N", help="2 to 8 (7)")
     parser.add_argument(
+        "--rate", type=float, default=100.0, help="values a second on each link; 0: as fast as it goes (100)"
+    )
+    parser.add_argument(
         "--seed", type=int, default=0, help="of what happens when; the network has its own mind"
     )
     parser.add_argument("--output", type=Path, help="a directory (a new one)")
