@@ -51,7 +51,8 @@ def oldest(session: nox.Session) -> None:
     session.install("-q", "-e", ".", "rns==1.4.2", "hypothesis>=6.150", "pytest>=9", "pytest-trio>=0.8")
     session.run(
         "pytest",
-        *("tests/unit/test_config.py", "tests/unit/test_host.py", "tests/unit/test_interface.py"),
+        *("tests/unit/test_config.py", "tests/unit/test_flows.py"),
+        *("tests/unit/test_host.py", "tests/unit/test_interface.py"),
         "tests/system/test_interface_in_rns.py",
         *session.posargs,
     )
