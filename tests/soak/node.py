@@ -16,6 +16,7 @@ import resource
 import threading
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import RNS
 import trio
@@ -146,7 +147,7 @@ class SoakNode(node.Node):
 def slow_down(values_a_second: float) -> None:
     """Let each session's values leave at that rate."""
     send = Session.send
-    turn: dict[Session, trio.StrictFIFOLock] = {}
+    turn: WeakKeyDictionary[Session, trio.StrictFIFOLock] = WeakKeyDictionary()
 
     async def slowly(session: Session, *arguments: Any) -> None:
         async with turn.setdefault(session, trio.StrictFIFOLock()):
