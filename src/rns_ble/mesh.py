@@ -300,12 +300,15 @@ class Mesh:
         if identity == self._identity:
             log.debug("%s says it is us: not taken", link.address)
             return False
+        peer = self.peers.get(identity)
+        if peer is not None and not peer.takes_links:
+            log.debug("%s turned away: there are links to %s already", link.address, peer)
+            return False
         if not self.admission.take_place(link, attempt):
             log.debug("%s turned away: %s", link.address, Verdict.NO_PLACE.value)
             return False
-        peer = self.peers.get(identity)
         if peer is None:
-            peer = Peer(identity, self._identity, self, self._config.outgoing_queue, self._cuts)
+            peer = Peer(identity, self._identity, self, self._config.outgoing_queue)
             self.peers[identity] = peer
             self._nursery.start_soon(self._run_peer, peer)
             self._listener.peer_joined(peer)
@@ -339,6 +342,11 @@ class Mesh:
         self.admission.link_ended(session.link, peer.identity, now, proven=proven)
         self._losses.unpark_all()
         self._changes.unpark_all()
+
+    async def all_places_taken(self) -> None:
+        """From the peer: see `PeerOwner`."""
+        while self.admission.places.available_tokens:
+            await self._changes.park()
 
     def peer_ended(self, peer: Peer) -> None:
         """From the peer: see `PeerOwner`."""

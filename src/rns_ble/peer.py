@@ -3,27 +3,29 @@
 Theory of operation. A `Peer` lives from its first link until it has been without one for `DETACH_GRACE`.
 Its nursery holds one sender and, for each link, a receiver and a heartbeat. What is always true:
 
-1. Packets are received on every link and sent on the one that was heard from last.
+1. Packets are received on every link and sent on the oldest that is alive, as far as we know. Anybody may
+   tell any identity, so a second link changes nothing for the first: neither is it closed, nor does what
+   comes on the one count for the other. There are `LINKS_MAXIMUM` at most.
 2. One sender: the fragments of a packet go out on one link, and no other packet's come between them. If the
    link is lost on the way, the whole packet is sent once more on another.
 3. A link's end ends its two tasks and nothing else; whatever ended it, the link is closed.
-4. Of two links to one identity neither is closed before both are `SETTLE_TIME` old, since a peer that
-   resolves duplicates itself needs that long.
+4. Of two links to one identity we close one in two cases: two dials have met (`_met`), or all places are
+   taken; then the younger goes. And not before both are `SETTLE_TIME` old, since a peer that resolves
+   duplicates itself needs that long.
 5. `PeerOwner.peer_ended` is called exactly once, and after it the peer takes no more links.
 """
 
 from __future__ import annotations
 
 import logging
+from itertools import takewhile
 from typing import Final, Protocol
 
 import trio
 
 from rns_ble.drivers.base import BLELink, LinkLost, Role
 from rns_ble.mailbox import Mailbox
-from rns_ble.protocol.fragmentation import Reassembler
 from rns_ble.protocol.liveness import Action, Habits
-from rns_ble.protocol.pairs import Cuts, PairReassembler
 from rns_ble.protocol.values import KEEPALIVE, ValueKind, classify, ping, pong
 from rns_ble.session import Carrier, Session
 from rns_ble.status import LinkStatus, PeerStatus
@@ -35,6 +37,10 @@ DETACH_GRACE: Final = 2.0
 
 SETTLE_TIME: Final = 10.0
 """Seconds that two links to one identity are left alone: Columba's own tie-break takes that long."""
+
+LINKS_MAXIMUM: Final = 2
+"""Links to one identity: an old one and, after a change of the peer's address, a new one. Whoever claims the
+identity of a peer gets one of them at most."""
 
 SEND_ATTEMPTS: Final = 2
 """Links on which one packet is tried. A third loss in a row is no accident: the packet may be its cause, and
@@ -50,6 +56,9 @@ class PeerOwner(Protocol):
     def link_ended(self, peer: Peer, session: Session) -> None:
         """A link has ended and is closed."""
 
+    async def all_places_taken(self) -> None:
+        """Return when no further link can be taken."""
+
     def peer_ended(self, peer: Peer) -> None:
         """The peer has been given up."""
 
@@ -57,9 +66,7 @@ class PeerOwner(Protocol):
 class Peer:
     """A remote identity with at least one link to it, now or up to `DETACH_GRACE` ago."""
 
-    def __init__(
-        self, identity: bytes, own_identity: bytes, owner: PeerOwner, outgoing_queue: int, cuts: Cuts
-    ) -> None:
+    def __init__(self, identity: bytes, own_identity: bytes, owner: PeerOwner, outgoing_queue: int) -> None:
         self.identity = identity
         self.outgoing = Mailbox(outgoing_queue)
         """Packets to send; `put` from any thread."""
@@ -73,9 +80,8 @@ class Peer:
         self._joined = trio.Event()
         self._links_lost_at = self._since
         self._habits = Habits()
-        self._reassembler = Reassembler()
-        self._pairs = PairReassembler(cuts, self._reassembler)
         self._rx_packets = self._rx_bytes = self._rx_foreign = 0
+        self._rx_incomplete = 0  # on links that have ended; and so the malformed are in `_rx_foreign`
         self._tx_packets = self._tx_bytes = 0
 
     def __repr__(self) -> str:
@@ -100,27 +106,34 @@ class Peer:
 
     def join(self, link: BLELink, carrier: Carrier) -> None:
         """Take over a link whose handshake is done. From now on the peer closes it."""
-        session = Session(link, trio.current_time(), self._habits, carrier)
+        # A link that follows another may come back dead, so what was known counts. Beside a live one it may be
+        # a stranger's, and what he shows must not be expected of the peer.
+        habits = Habits() if self._live() else self._habits
+        session = Session(link, trio.current_time(), habits, carrier)
         self._sessions[link] = session
         if self._nursery is not None:
-            self._take_on(self._nursery, session)
+            self._nursery.start_soon(self._serve, session)
         self._joined.set()
 
     def _take_on_all(self, nursery: trio.Nursery) -> None:
         # Not in `run` itself: a local variable there would keep the first link for as long as the peer lives.
         self._nursery = nursery
         for session in self._sessions.values():
-            self._take_on(nursery, session)
+            nursery.start_soon(self._serve, session)
 
-    def _take_on(self, nursery: trio.Nursery, session: Session) -> None:
-        nursery.start_soon(self._serve, session)
-        if len(self._sessions) > 1:
-            nursery.start_soon(self._settle)
+    def _live(self) -> list[Session]:
+        """The links on which can be sent, oldest first."""
+        return [session for session in self._sessions.values() if not session.lost]
 
     @property
     def links(self) -> list[BLELink]:
         """The live links."""
         return list(self._sessions)
+
+    @property
+    def takes_links(self) -> bool:
+        """Whether there may be another link to it."""
+        return len(self._live()) < LINKS_MAXIMUM
 
     async def _serve(self, session: Session) -> None:
         """Carry one link to its end; then, if it was the last, wait for another before giving up."""
@@ -129,6 +142,9 @@ class Peer:
             with session.scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._heartbeat, session)
+                    for older in takewhile(lambda other: other is not session, self._sessions.values()):
+                        older.doubt(trio.current_time())
+                        nursery.start_soon(self._settle, older, session)
                     async for value in link:
                         self._received(session, value)
                     nursery.cancel_scope.cancel()
@@ -137,6 +153,8 @@ class Peer:
         finally:
             del self._sessions[link]
             session.ended()
+            self._rx_incomplete += session.rx_incomplete
+            self._rx_foreign += session.rx_malformed
             try:
                 await link.aclose()
             finally:
@@ -148,19 +166,31 @@ class Peer:
             if not self._sessions and trio.current_time() >= self._links_lost_at + DETACH_GRACE:
                 self._grace_over.set()
 
-    async def _settle(self) -> None:
-        """Some time after a second link has joined, keep the best one."""
-        await trio.sleep_until(trio.current_time() + SETTLE_TIME)
-        now = trio.current_time()
-        sessions = [s for s in self._sessions.values() if not s.lost]
-        if len(sessions) < 2 or any(now < s.since + SETTLE_TIME for s in sessions):
-            return  # one has ended meanwhile, or another has joined and settles later
-        # Not by `value_limit`, which differs by role: each side would close what the other keeps.
-        keep = max(sessions, key=lambda s: (s.link.att_mtu, self._central_rank(s), s.since))
-        for session in sessions:
-            if session is not keep:
-                log.debug("%s: closing the second link, to %s", self, session.link.address)
-                session.give_up(by_us=True)
+    async def _settle(self, older: Session, younger: Session) -> None:
+        """Of two links, close the one that is one too many, if ever it is."""
+        await trio.sleep_until(younger.since + SETTLE_TIME)
+        if self._met(older, younger):
+            # Not by `value_limit`, which differs by role: each side would close what the other keeps.
+            second = min(older, younger, key=lambda s: (s.link.att_mtu, self._central_rank(s), s.since))
+        else:
+            second = younger
+            await self._owner.all_places_taken()
+        if not (older.lost or younger.lost):
+            log.debug("%s: closing the second link, to %s", self, second.link.address)
+            second.give_up(by_us=True)
+
+    @staticmethod
+    def _met(older: Session, younger: Session) -> bool:
+        """Whether these are two dials that have met. The two sides may then see them in different orders, and
+        each would close what the other keeps, so there is a rule for both.
+
+        A stranger would have to dial from the peer's address within `SETTLE_TIME` of the peer's own link.
+        """
+        return (
+            older.link.address == younger.link.address
+            and older.link.role is not younger.link.role
+            and younger.since < older.since + SETTLE_TIME
+        )
 
     def _central_rank(self, session: Session) -> bytes:
         """Higher for the link whose central has the lower identity; both sides come to the same order."""
@@ -177,8 +207,7 @@ class Peer:
         session.liveness.heard(kind, now)
         if kind is ValueKind.FRAGMENT:
             session.heard_anything = True
-            reassembler = self._pairs if session.pairs else self._reassembler
-            packet = reassembler.receive(value, now)
+            packet = session.receive(value, now)
             if packet is not None:
                 self._rx_packets += 1
                 self._rx_bytes += len(packet)
@@ -192,7 +221,7 @@ class Peer:
                 # Answered by the heartbeat, for a receiver that sends can be made to wait by a peer that
                 # does the same; and of a burst of PINGs one answer says it all.
                 session.last_ping = value
-                session.ping_received.set()
+                session.called.set()
 
     # --- out ---
 
@@ -210,7 +239,7 @@ class Peer:
 
     async def _send_packet(self, packet: bytes) -> bool:
         for _ in range(SEND_ATTEMPTS):
-            session = await self._session_heard_last()
+            session = await self._session_to_send_on()
             try:
                 await session.send_packet(packet)
             except LinkLost as lost:
@@ -221,13 +250,12 @@ class Peer:
             return True
         return False
 
-    async def _session_heard_last(self) -> Session:
-        while True:
-            live = [s for s in self._sessions.values() if not s.lost]
-            if live:
-                return max(live, key=lambda s: s.liveness.last_heard)
+    async def _session_to_send_on(self) -> Session:
+        while not (live := self._live()):
             self._joined = trio.Event()
             await self._joined.wait()
+        now = trio.current_time()
+        return min(live, key=lambda session: session.liveness.overdue(now))
 
     # --- heartbeat ---
 
@@ -243,13 +271,13 @@ class Peer:
     async def _beat(self, session: Session) -> None:
         while True:
             with trio.move_on_at(session.liveness.next_due()):
-                await session.ping_received.wait()
-            if session.ping_received.is_set():
-                session.ping_received = trio.Event()
-                await session.send(pong(session.last_ping), ValueKind.PONG)
+                await session.called.wait()
+            session.called = trio.Event()
+            if session.last_ping:
+                answer, session.last_ping = pong(session.last_ping), b""
+                await session.send(answer, ValueKind.PONG)
             now = trio.current_time()
-            self._reassembler.expire(now)
-            self._pairs.expire(now)
+            session.expire(now)
             for action in session.liveness.poll(now):
                 match action:
                     case Action.SEND_KEEPALIVE:
@@ -266,7 +294,7 @@ class Peer:
     def status(self) -> PeerStatus:
         """A snapshot."""
         now = trio.current_time()
-        reassembly = self._reassembler.statistics
+        sessions = self._sessions.values()
         return PeerStatus(
             identity=self.identity.hex(),
             links=tuple(
@@ -280,7 +308,7 @@ class Peer:
                     heard=now - s.liveness.last_heard,
                     rx_values_dropped=s.link.values_dropped,
                 )
-                for s in self._sessions.values()
+                for s in sessions
             ),
             age=now - self._since,
             rx_packets=self._rx_packets,
@@ -290,6 +318,6 @@ class Peer:
             tx_queued=len(self.outgoing),
             tx_bytes_queued=self.outgoing.bytes_waiting,
             tx_dropped=self.outgoing.dropped,
-            rx_incomplete=reassembly.incomplete + self._pairs.incomplete,
-            rx_foreign=self._rx_foreign + reassembly.malformed,
+            rx_incomplete=self._rx_incomplete + sum(s.rx_incomplete for s in sessions),
+            rx_foreign=self._rx_foreign + sum(s.rx_malformed for s in sessions),
         )

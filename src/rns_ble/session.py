@@ -10,15 +10,16 @@ one reaches the peers of all (`BLELink.shared`). There
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import trio
 
 from rns_ble.drivers.base import BLELink, LinkLost
-from rns_ble.protocol.fragmentation import Fragmenter
+from rns_ble.protocol.fragmentation import Fragmenter, Reassembler
 from rns_ble.protocol.gatt import ATT_MTU_REQUESTED
 from rns_ble.protocol.liveness import Habits, Liveness
-from rns_ble.protocol.pairs import Cuts, PairFragmenter
+from rns_ble.protocol.pairs import Cuts, PairFragmenter, PairReassembler
 from rns_ble.protocol.values import ValueKind
 
 SEND_TIMEOUT: Final = 30.0
@@ -34,7 +35,10 @@ HEARD_MAXIMUM: Final = 256
 
 
 class Session:
-    """A link in use, with what is known of its health."""
+    """A link in use, with what is known of its health, and the packets that are arriving on it.
+
+    These are the link's own, for whoever is at its other end may have told somebody else's identity.
+    """
 
     def __init__(self, link: BLELink, now: float, habits: Habits, carrier: Carrier) -> None:
         self.link = link
@@ -45,8 +49,12 @@ class Session:
         self.broken = False
         """Whether the link has ended under us. What it has brought may still be received."""
         self.scope = trio.CancelScope()
-        self.ping_received = trio.Event()
+        self.called = trio.Event()
+        """Set when the heartbeat has something to send that was not due before."""
         self.last_ping = b""
+        """The PING to be answered; empty when none is."""
+        self._fragments = Reassembler()
+        self._halves = PairReassembler(carrier.cuts, self._fragments)
         self._carrier = carrier
         carrier.sessions.add(self)
 
@@ -54,6 +62,30 @@ class Session:
     def pairs(self) -> bool:
         """Whether the peer's packets may come in two halves that overtake those of others."""
         return not self.link.keeps_order and self.link.att_mtu == ATT_MTU_REQUESTED
+
+    def receive(self, fragment: bytes, now: float) -> bytes | None:
+        """The packet that this fragment completes, or None. Never raises."""
+        return (self._halves if self.pairs else self._fragments).receive(fragment, now)
+
+    def expire(self, now: float) -> None:
+        """Drop packets of which the rest has not come in time."""
+        self._halves.expire(now)
+        self._fragments.expire(now)
+
+    @property
+    def rx_incomplete(self) -> int:
+        """Packets of which fragments were lost, late or contradictory."""
+        return self._fragments.statistics.incomplete + self._halves.incomplete
+
+    @property
+    def rx_malformed(self) -> int:
+        """Fragments that are none."""
+        return self._fragments.statistics.malformed
+
+    def doubt(self, now: float) -> None:
+        """Have the peer asked at once whether it is still there."""
+        self.liveness.doubt(now)
+        self.called.set()
 
     async def send(self, value: bytes, kind: ValueKind) -> None:
         """Send one value. Raises `LinkLost`, also when the stack does not take it within `SEND_TIMEOUT`."""
@@ -81,7 +113,8 @@ class Session:
         self.scope.cancel()
 
     def ended(self) -> None:
-        """The link is no longer served."""
+        """The link is no longer served, so what was arriving on it has come to nothing."""
+        self.expire(math.inf)
         self._carrier.leave(self)
 
     @property
@@ -97,6 +130,7 @@ class Carrier:
         """`cuts`: of packets on links that do not keep the order of values."""
         self.sessions: set[Session] = set()
         """Whose peers hear what is sent."""
+        self.cuts = cuts
         self._turn = trio.StrictFIFOLock()
         self._fragmenter: Fragmenter | None = None
         self._pairs = PairFragmenter(cuts)

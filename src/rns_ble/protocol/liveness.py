@@ -8,15 +8,17 @@ Three clocks run, and each is put back by something else:
    before promises more of them, and is `SILENT` after `SILENCE_LIMIT` without any. Others promise nothing.
 3. *Data to be received.* A fragment, PING or PONG proves the data path, a keepalive does not (it may be sent
    by a stack whose application is gone). A PING is due `PROBE_INTERVAL` after the last of them, then every
-   `PROBE_INTERVAL`. A peer that has sent a PING or PONG before knows the probe, and is `DATA_DEAD` after
-   `DATA_LIMIT`. Others are asked too, since one of them may know it, but not judged.
+   `PROBE_INTERVAL`, and at once when there is a doubt. A peer that has sent a PING or PONG before knows the
+   probe, and is `DATA_DEAD` after `DATA_LIMIT`. Others are asked too, since one of them may know it, but not
+   judged.
 
-Nothing is remembered of what was asked for: only `heard` and `sent` change anything.
+What was asked for is not remembered: only what was heard and sent, and a doubt, change anything.
 """
 
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -36,6 +38,11 @@ DATA_LIMIT: Final = 45.0
 """Seconds: two PINGs, at 15 and 30, are left unanswered (BLE Reticulum v0.4.0)."""
 
 
+ANSWER_LIMIT: Final = 5.0
+"""Seconds that a live peer may take to answer a PING, or be late with a keepalive. With 2 s more than the
+longest connection interval there is (4 s; Core Specification, Vol 6 Part B, 4.5.1) it takes 1 s at most."""
+
+
 class Action(enum.Enum):
     """What is due on a link."""
 
@@ -49,7 +56,7 @@ class Action(enum.Enum):
 
 @dataclass(slots=True)
 class Habits:
-    """What a peer has ever shown that it does, on any of its links."""
+    """What a peer has shown that it does."""
 
     sends_keepalives: bool = False
     knows_the_probe: bool = False
@@ -64,13 +71,14 @@ class Liveness:
     def __init__(self, now: float, habits: Habits) -> None:
         """`now`: the handshake is done, and counts as a sign of life in both directions.
 
-        `habits`: the peer's, shared by its links, for a link may come back dead.
+        `habits`: what is known of the peer from the link before this one, for a link may come back dead.
         """
         self._habits = habits
         self.last_heard = now
         self._last_data = now
         self._keepalive_due = now + KEEPALIVE_INTERVAL
         self._ping_due = now + PROBE_INTERVAL
+        self._unanswered = math.inf  # since when a PING is
 
     def heard(self, kind: ValueKind, now: float) -> None:
         """A value came. A foreign one says nothing about the peer."""
@@ -82,6 +90,7 @@ class Liveness:
         elif kind is not ValueKind.IDENTITY:
             self._last_data = now
             self._ping_due = now + PROBE_INTERVAL
+            self._unanswered = math.inf
             if kind is not ValueKind.FRAGMENT:
                 self._habits.knows_the_probe = True
 
@@ -91,6 +100,17 @@ class Liveness:
             self._keepalive_due = now + KEEPALIVE_INTERVAL
         elif kind is ValueKind.PING:
             self._ping_due = now + PROBE_INTERVAL
+            self._unanswered = min(self._unanswered, now)
+
+    def doubt(self, now: float) -> None:
+        """Make a PING due: there is reason to ask whether the link still lives."""
+        self._ping_due = now
+
+    def overdue(self, now: float) -> bool:
+        """Whether the peer is late with something that it is known to do. It may still be alive."""
+        if self._habits.knows_the_probe and now > self._unanswered + ANSWER_LIMIT:
+            return True
+        return self._habits.sends_keepalives and now > self.last_heard + KEEPALIVE_INTERVAL + ANSWER_LIMIT
 
     def next_due(self) -> float:
         """The earliest time at which `poll` has something to say; in the past when it has now."""
