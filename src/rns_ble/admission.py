@@ -8,7 +8,8 @@ decides. What is always true:
    radio's (as many as the adapter can establish at once) and one of `max_connections` places. There is no
    other record of "connecting", so none that could disagree or be left behind.
 2. The time of an attempt is noted before it starts; pacing counts from there, whatever becomes of it.
-3. A link borrows its place from the moment the attempt hands it over until it has ended.
+3. A link borrows its place from the moment the attempt hands it over until it has ended, or until it is
+   closed to give the place to another.
 4. Only a failure of the peer's counts against the peer: an attempt that was cancelled, or that found the
    two adapters linked already, does not.
 """
@@ -185,6 +186,7 @@ class Admission:
         is_linked: Callable[[str, bytes | None], bool],
         radio_tokens: float,
         longest_silence: float = SEEN_RECENTLY,
+        displaces: Callable[[bytes | None], bool] = lambda _identity: False,
     ) -> None:
         """`candidates`: by address; what is known already, and kept up to date here.
 
@@ -192,11 +194,13 @@ class Admission:
         a live link has that address, or that identity when it is known. `radio_tokens`: how many attempts the
         adapter can have in flight; further ones would only wait for their turn inside the driver, under
         their deadline. `longest_silence`: seconds between two sightings of a peer that has not been away.
+        `displaces(identity)`: whether somebody would give it his place, when all are taken.
         """
         self._config = config
         self._own_identity = own_identity
         self._own_address = own_address
         self._is_linked = is_linked
+        self._displaces = displaces
         self._longest_silence = longest_silence
         self.own_capability = Capability.NONE
         """What our advertisement says of us."""
@@ -280,7 +284,7 @@ class Admission:
             return Decision(Verdict.PACED, c.last_attempt + ATTEMPT_INTERVAL)
         if c.last_seen < c.used_until:
             return Decision(Verdict.NOT_SEEN_SINCE)
-        if not self.places.available_tokens:
+        if not self.places.available_tokens and not self._displaces(c.identity):
             return Decision(Verdict.NO_PLACE)
         if not self.radio.available_tokens:
             return Decision(Verdict.RADIO_BUSY, min(attempt.gives_way_at for attempt in self._attempts()))
@@ -372,6 +376,11 @@ class Admission:
             return False
         return True
 
+    def lose_place(self, link: BLELink) -> None:
+        """Take its place from a link, for another or because it has ended. Idempotent."""
+        if link in self.places.statistics().borrowers:
+            self.places.release_on_behalf_of(link)
+
     def has_place(self, address: str) -> bool:
         """Whether a link with this address has a place, also one that is being closed."""
         return any(
@@ -384,7 +393,7 @@ class Admission:
 
         `proven`: it was of use, so an attempt that led to it was a success; else it was a failure.
         """
-        self.places.release_on_behalf_of(link)
+        self.lose_place(link)
         if link.role is Role.CENTRAL and (dialled := self.candidates.get(link.address)) is not None:
             if proven:
                 self.succeeded(dialled)

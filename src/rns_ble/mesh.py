@@ -22,6 +22,7 @@ from weakref import WeakValueDictionary
 
 import trio
 
+from rns_ble.acquaintances import Acquaintances
 from rns_ble.admission import SEEN_RECENTLY, Admission, Attempt, Candidate, Verdict
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import (
@@ -39,17 +40,21 @@ from rns_ble.peer import Peer
 from rns_ble.protocol.advertisement import encode_capabilities
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, TX_UUID
 from rns_ble.protocol.pairs import Cuts
-from rns_ble.protocol.values import ValueKind, classify
 from rns_ble.session import Carrier, Session
 from rns_ble.status import MeshStatus
+from rns_ble.strangers import Strangers
 
 log = logging.getLogger(__name__)
 
 PACKET_MAXIMUM: Final = 500
 """Bytes of Reticulum's longest packet (`RNS.Reticulum.MTU`), without an access code."""
 
-HANDSHAKE_TIMEOUT: Final = 30.0
-"""Seconds a central may stay without telling its identity (protocol v2.2)."""
+PEERS_PER_PLACE: Final = 4
+"""Peers for each of `max_connections`, those in their grace included. Each costs Reticulum an interface; one
+link that is lost and one that is back would be 2."""
+
+DISPLACEMENT_INTERVAL: Final = 10.0
+"""Seconds between two links that are closed to give their place to somebody whom we know better."""
 
 PROVEN_AFTER: Final = 10.0
 """Seconds after which a link that brought nothing still counts as a success of its attempt. A peer that
@@ -103,12 +108,13 @@ class Mesh:
         candidates: dict[str, Candidate] | None = None,
         longest_packet: int = PACKET_MAXIMUM,
         linked_elsewhere: Callable[[bytes], bool] = lambda _identity: False,
+        acquaintances: Acquaintances | None = None,
     ) -> None:
         """`identity`: 16 bytes, `RNS.Transport.identity.hash`. `candidates`: a former mesh's, so that we know
         whom to leave alone also after the driver has failed. `longest_packet`: bytes, access code included;
         the same in all nodes, or they could not read one another's packets. `linked_elsewhere`: whether a
         peer of that identity is linked to another mesh of ours, on another adapter; it is not dialled then,
-        for the peer would close the second link and we would dial for ever.
+        for one link is enough. `acquaintances`: a former mesh's.
         """
         self._driver = driver
         self._config = config
@@ -125,10 +131,13 @@ class Mesh:
             is_linked=self._is_linked,
             radio_tokens=driver.establishing.total_tokens,
             longest_silence=max(SEEN_RECENTLY, _scan_interval(config) + SCAN_WINDOW),
+            displaces=lambda identity: self._least_known(identity) is not None,
         )
         self._cuts = Cuts(longest_packet)
         self._carriers: WeakValueDictionary[object, Carrier] = WeakValueDictionary()  # of shared channels
-        self._strangers = trio.CapacityLimiter(config.max_connections)
+        self._acquaintances = acquaintances or Acquaintances()
+        self._displaced_at = -math.inf
+        self._strangers = Strangers(config.max_connections)
         # Parked here: who waits for a link, an attempt or a candidate to change.
         self._changes = trio.lowlevel.ParkingLot()
         self._losses = trio.lowlevel.ParkingLot()
@@ -222,12 +231,10 @@ class Mesh:
             now = trio.current_time()
             ready, self._ask_again = self.admission.due(now)
             for candidate in ready:
-                try:
-                    attempt = self.admission.begin(candidate, now)
-                except trio.WouldBlock:
-                    self.admission.decide(candidate, now)  # says at DEBUG what is in flight
-                else:
-                    self._nursery.start_soon(self._attempt, attempt)
+                # Asked again, for the one before it may have taken the radio, or the last place.
+                if self.admission.decide(candidate, now).verdict is Verdict.DIAL:
+                    self._make_room(candidate.identity)
+                    self._nursery.start_soon(self._attempt, self.admission.begin(candidate, now))
             with trio.move_on_at(self._ask_again):
                 await self._changes.park()
 
@@ -256,33 +263,13 @@ class Mesh:
             self._nursery.start_soon(self._greet, link)
 
     async def _greet(self, link: BLELink) -> None:
-        """See a central through its handshake. Strangers have places of their own, so that they can't
-        take a peer's.
-        """
+        """See a central through its handshake."""
         identity = link.peer_identity
         try:
             if identity is None:
-                identity = await self._handshake(link)
+                identity = await self._strangers.identity(link)
         finally:
             await self._hand_over(link, identity, None)
-
-    async def _handshake(self, link: BLELink) -> bytes | None:
-        """The first 16-byte value is the central's identity; all before it is dropped."""
-        try:
-            self._strangers.acquire_on_behalf_of_nowait(link)
-        except trio.WouldBlock:
-            log.debug("%s turned away: too many links without a handshake", link.address)
-            return None
-        try:
-            with trio.move_on_after(HANDSHAKE_TIMEOUT):
-                async for value in link:
-                    if classify(value, None) is ValueKind.IDENTITY:
-                        return value
-                    log.debug("%s: %d bytes before its identity dropped", link.address, len(value))
-            log.debug("%s told no identity", link.address)
-            return None
-        finally:
-            self._strangers.release_on_behalf_of(link)
 
     # --- peers ---
 
@@ -304,6 +291,11 @@ class Mesh:
         if peer is not None and not peer.takes_links:
             log.debug("%s turned away: there are links to %s already", link.address, peer)
             return False
+        if peer is None and len(self.peers) >= PEERS_PER_PLACE * self._config.max_connections:
+            log.debug("%s turned away: too many identities come and go", link.address)
+            return False
+        if attempt is None:
+            self._make_room(identity)
         if not self.admission.take_place(link, attempt):
             log.debug("%s turned away: %s", link.address, Verdict.NO_PLACE.value)
             return False
@@ -316,6 +308,29 @@ class Mesh:
         peer.join(link, self._carrier(link))
         self._changes.unpark_all()
         return True
+
+    # --- places ---
+
+    def _make_room(self, identity: bytes | None) -> None:
+        """When all places are taken, close the links to the peer that we know least, if it is to give way."""
+        if self.admission.places.available_tokens:
+            return
+        peer = self._least_known(identity)
+        if peer is not None:
+            log.debug("%s gives way to %s, which is known for longer", peer, (identity or b"").hex())
+            self._displaced_at = trio.current_time()
+            for link in peer.links:
+                self.admission.lose_place(link)
+            peer.give_up_links()
+
+    def _least_known(self, newcomer: bytes | None) -> Peer | None:
+        """The peer that gives way to a newcomer; None: nobody does."""
+        now = trio.current_time()
+        if newcomer is None or newcomer in self.peers or now < self._displaced_at + DISPLACEMENT_INTERVAL:
+            return None
+        linked = {peer.identity: peer.since for peer in self.peers.values() if peer.links}
+        least = self._acquaintances.gives_way_to(newcomer, linked, now)
+        return None if least is None else self.peers[least]
 
     def _carrier(self, link: BLELink) -> Carrier:
         carrier = self._carriers.get(link.shared)
@@ -338,6 +353,7 @@ class Mesh:
     def link_ended(self, peer: Peer, session: Session) -> None:
         """From the peer: see `PeerOwner`."""
         now = trio.current_time()
+        self._acquaintances.linked(peer.identity, session.since, now)
         proven = session.heard_anything or session.closed_by_us or now - session.since >= PROVEN_AFTER
         self.admission.link_ended(session.link, peer.identity, now, proven=proven)
         self._losses.unpark_all()
@@ -394,6 +410,7 @@ async def supervise(
     Cancelled: every peer has left, every link is closed and the driver is released when this returns.
     """
     candidates: dict[str, Candidate] = {}
+    acquaintances = Acquaintances()
     pause = RESTART_FIRST
     told = ""
     while True:
@@ -401,7 +418,16 @@ async def supervise(
         reason = "stopped"
         try:
             async with driver:
-                mesh = Mesh(driver, config, identity, listener, candidates, longest_packet, linked_elsewhere)
+                mesh = Mesh(
+                    driver,
+                    config,
+                    identity,
+                    listener,
+                    candidates,
+                    longest_packet,
+                    linked_elsewhere,
+                    acquaintances,
+                )
                 await mesh.run()
         except* BLEError as group:
             reason = _reason(group)

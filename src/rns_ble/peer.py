@@ -72,13 +72,14 @@ class Peer:
         """Packets to send; `put` from any thread."""
         self._own_identity = own_identity
         self._owner = owner
-        self._since = trio.current_time()
+        self.since: Final = trio.current_time()
+        """On Trio's clock."""
         self._sessions: dict[BLELink, Session] = {}
         self._nursery: trio.Nursery | None = None
         self._grace_over = trio.Event()
         self._over = False
         self._joined = trio.Event()
-        self._links_lost_at = self._since
+        self._links_lost_at = self.since
         self._habits = Habits()
         self._rx_packets = self._rx_bytes = self._rx_foreign = 0
         self._rx_incomplete = 0  # on links that have ended; and so the malformed are in `_rx_foreign`
@@ -106,8 +107,8 @@ class Peer:
 
     def join(self, link: BLELink, carrier: Carrier) -> None:
         """Take over a link whose handshake is done. From now on the peer closes it."""
-        # A link that follows another may come back dead, so what was known counts. Beside a live one it may be
-        # a stranger's, and what he shows must not be expected of the peer.
+        # A link that follows another may come back dead, so what was known counts. Beside a live one it may
+        # be a stranger's, and what he shows must not be expected of the peer.
         habits = Habits() if self._live() else self._habits
         session = Session(link, trio.current_time(), habits, carrier)
         self._sessions[link] = session
@@ -128,7 +129,12 @@ class Peer:
     @property
     def links(self) -> list[BLELink]:
         """The live links."""
-        return list(self._sessions)
+        return [session.link for session in self._live()]
+
+    def give_up_links(self) -> None:
+        """Close all links to it."""
+        for session in self._sessions.values():
+            session.give_up(by_us=True)
 
     @property
     def takes_links(self) -> bool:
@@ -310,7 +316,7 @@ class Peer:
                 )
                 for s in sessions
             ),
-            age=now - self._since,
+            age=now - self.since,
             rx_packets=self._rx_packets,
             rx_bytes=self._rx_bytes,
             tx_packets=self._tx_packets,

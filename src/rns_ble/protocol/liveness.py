@@ -39,8 +39,9 @@ DATA_LIMIT: Final = 45.0
 
 
 ANSWER_LIMIT: Final = 5.0
-"""Seconds that a live peer may take to answer a PING, or be late with a keepalive. With 2 s more than the
-longest connection interval there is (4 s; Core Specification, Vol 6 Part B, 4.5.1) it takes 1 s at most."""
+"""Seconds that a peer may take to answer a PING, or be late with a keepalive, before another link to it is
+preferred. Question and answer take two connection events: 0.1 s at usual intervals, and a little over 4 s at
+the longest there is (Core Specification, Vol 6 Part B, 4.5.1). To be wrong costs only the preference."""
 
 
 class Action(enum.Enum):
