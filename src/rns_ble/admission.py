@@ -17,7 +17,6 @@ decides. What is always true:
 from __future__ import annotations
 
 import enum
-import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,13 +25,14 @@ from typing import Final, Self
 
 import trio
 
+from rns_ble import quiet
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import BLEDevice, BLELink, Role
-from rns_ble.protocol.advertisement import Capability, parse_capabilities
+from rns_ble.protocol.advertisement import Capability, parse_capabilities, shown_name
 from rns_ble.protocol.direction import Direction, direction
 from rns_ble.status import CandidateStatus
 
-log = logging.getLogger(__name__)
+log = quiet.logger(__name__)
 
 ATTEMPT_INTERVAL: Final = 5.0
 """Seconds between the starts of two attempts at one address (ble-reticulum's figure): faster only meets
@@ -230,7 +230,7 @@ class Admission:
             candidate.seen_since = now
         candidate.last_seen = now
         candidate.rssi = device.rssi
-        candidate.name = device.name or candidate.name
+        candidate.name = shown_name(device.name) or candidate.name
         candidate.capabilities = parse_capabilities(device.manufacturer_data)
         return candidate
 

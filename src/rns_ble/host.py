@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -27,11 +26,12 @@ from typing import Final, TypeVar
 
 import trio
 
+from rns_ble import quiet
 from rns_ble.drivers.base import GOODBYE_TIMEOUT
 from rns_ble.mesh import Listener, Mesh
 from rns_ble.peer import Peer
 
-log = logging.getLogger(__name__)
+log = quiet.logger(__name__)
 
 T = TypeVar("T")
 

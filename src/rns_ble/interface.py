@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Final
 import RNS
 from RNS.Interfaces.Interface import Interface
 
+from rns_ble import quiet
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import BLEDriverInterface, BLEError, ConfigurationError
 from rns_ble.flows import flow_of, without_access_code
@@ -33,7 +34,7 @@ from rns_ble.mesh import Listener, Mesh, supervise
 from rns_ble.peer import Peer
 from rns_ble.status import MeshStatus
 
-log = logging.getLogger(__name__)
+log = quiet.logger(__name__)
 
 INHERITED: Final = (
     *("IN", "OUT", "mode", "gravity", "bitrate", "HW_MTU", "FIXED_MTU", "owner"),

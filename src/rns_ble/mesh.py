@@ -22,6 +22,7 @@ from weakref import WeakValueDictionary
 
 import trio
 
+from rns_ble import quiet
 from rns_ble.acquaintances import Acquaintances
 from rns_ble.admission import SEEN_RECENTLY, Admission, Attempt, Candidate, Verdict
 from rns_ble.config import BLEConfig
@@ -44,7 +45,7 @@ from rns_ble.session import Carrier, Session
 from rns_ble.status import MeshStatus
 from rns_ble.strangers import Strangers
 
-log = logging.getLogger(__name__)
+log = quiet.logger(__name__)
 
 PACKET_MAXIMUM: Final = 500
 """Bytes of Reticulum's longest packet (`RNS.Reticulum.MTU`), without an access code."""

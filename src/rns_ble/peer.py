@@ -17,12 +17,12 @@ Its nursery holds one sender and, for each link, a receiver and a heartbeat. Wha
 
 from __future__ import annotations
 
-import logging
 from itertools import takewhile
 from typing import Final, Protocol
 
 import trio
 
+from rns_ble import quiet
 from rns_ble.drivers.base import BLELink, LinkLost, Role
 from rns_ble.mailbox import Mailbox
 from rns_ble.protocol.liveness import Action, Habits
@@ -30,7 +30,7 @@ from rns_ble.protocol.values import KEEPALIVE, ValueKind, classify, ping, pong
 from rns_ble.session import Carrier, Session
 from rns_ble.status import LinkStatus, PeerStatus
 
-log = logging.getLogger(__name__)
+log = quiet.logger(__name__)
 
 DETACH_GRACE: Final = 2.0
 """Seconds without a link before the peer is given up: a phone that changes its address is back sooner."""

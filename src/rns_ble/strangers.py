@@ -7,16 +7,16 @@ connections that tell none can't keep it out.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from typing import Final
 
 import trio
 
+from rns_ble import quiet
 from rns_ble.drivers.base import BLELink
 from rns_ble.protocol.values import ValueKind, classify
 
-log = logging.getLogger(__name__)
+log = quiet.logger(__name__)
 
 HANDSHAKE_TIMEOUT: Final = 30.0
 """Seconds a central may stay without telling its identity (protocol v2.2)."""

@@ -23,6 +23,10 @@ RSSI_UNKNOWN: Final = frozenset({-128, -127, 0, 127})
 stacks on top of it. None is ever measured: receivers end above -110 dBm, and 0 dBm is as strong as the
 transmitter itself."""
 
+NAME_MAXIMUM: Final = 32
+"""Characters of a name that are kept: more than an advertisement of 31 bytes carries. Extended advertisements
+and scan responses may bring 248 bytes."""
+
 _ADDRESS: Final = re.compile(
     r"(?:dev[:_])?([0-9A-F]{2})([:_-]?)" + r"([0-9A-F]{2})\2" * 4 + r"([0-9A-F]{2})",
     re.IGNORECASE,
@@ -51,6 +55,15 @@ def normalise_address(text: str) -> str:
         raise ValueError(f"not a Bluetooth address: {text!r}")
     first, _separator, *others = match.groups()
     return ":".join((first, *others)).upper()
+
+
+def shown_name(name: str | None) -> str | None:
+    """A device's name as it may be logged and shown: cut to `NAME_MAXIMUM`, and without control characters,
+    which could forge lines of a log or steer a terminal. None for no name.
+    """
+    if not name:
+        return None
+    return "".join(letter if letter.isprintable() else "?" for letter in name[:NAME_MAXIMUM])
 
 
 def known_rssi(rssi: int | None) -> int | None:

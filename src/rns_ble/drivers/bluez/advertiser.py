@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 from dbus_next import Variant
 
+from rns_ble import quiet
 from rns_ble.drivers.base import AdvertisingUnavailable, ConfigurationError
 from rns_ble.drivers.bluez.bus import BLUEZ, DBUS, Refused, Reply
 
 if TYPE_CHECKING:
     from rns_ble.drivers.bluez.bus import Bus
 
-log = logging.getLogger(__name__)
+log = quiet.logger(__name__)
 
 NAME_LIMIT: Final = 8
 """Bytes of UTF-8 that fit next to flags and a 128-bit UUID in 31 bytes."""

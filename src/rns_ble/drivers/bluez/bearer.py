@@ -8,12 +8,13 @@ refuses devices that are known, the second makes BlueZ reconnect by itself for e
 from __future__ import annotations
 
 import fcntl
-import logging
 import socket
 import struct
 from typing import Final
 
-log = logging.getLogger(__name__)
+from rns_ble import quiet
+
+log = quiet.logger(__name__)
 
 AF_BLUETOOTH: Final = 31
 BTPROTO_HCI: Final = 1

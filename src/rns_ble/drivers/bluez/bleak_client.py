@@ -16,7 +16,6 @@ their `_bus`, its `_finalize`, and `_bus_watcher_task`.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from bleak.backends.bluezdbus.version import BlueZFeatures
 from bleak.backends.device import BLEDevice as BleakDevice
 from bleak.exc import BleakDBusError, BleakError, BleakGATTProtocolError, BleakGATTProtocolErrorCode
 
+from rns_ble import quiet
 from rns_ble.drivers.base import AdapterUnavailable, BLEError, PeerUnreachable, ProtocolViolation
 from rns_ble.drivers.bluez.bus import Refused, refusal
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from rns_ble.drivers.asyncio_loop import AsyncioLoop
     from rns_ble.drivers.bluez.uuids import Uuids
 
-log = logging.getLogger(__name__)
+log = quiet.logger(__name__)
 
 T = TypeVar("T")
 

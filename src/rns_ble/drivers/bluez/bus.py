@@ -8,7 +8,6 @@ is wrapped, because a full socket buffer would otherwise end the connection; and
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import select
 import socket
@@ -21,12 +20,13 @@ from dbus_next import BusType, Message, MessageFlag, MessageType, Variant
 from dbus_next.aio import MessageBus
 from dbus_next.errors import AuthError
 
+from rns_ble import quiet
 from rns_ble.drivers.base import AdapterUnavailable, BLEError, PermissionDenied
 
 if TYPE_CHECKING:
     from rns_ble.drivers.asyncio_loop import AsyncioLoop
 
-log = logging.getLogger(__name__)
+log = quiet.logger(__name__)
 
 BLUEZ: Final = "org.bluez"
 DBUS: Final = "org.freedesktop.DBus"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from rns_ble import quiet
 from rns_ble.drivers.asyncio_loop import plainly
 from rns_ble.drivers.base import (
     GOODBYE_TIMEOUT,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rns_ble.drivers.bluez.tree import Tree
     from rns_ble.drivers.bluez.uuids import Uuids
 
-log = logging.getLogger(__name__)
+log = quiet.logger(__name__)
 
 RACES_BORNE: Final = 5
 """Tries that BlueZ or the controller may spoil before it counts as the peer's failure; about one in twenty

@@ -6,7 +6,6 @@ ends or no longer answers, and when the bus is lost, `AdapterUnavailable` comes 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from rns_ble import quiet
 from rns_ble.drivers.asyncio_loop import open_asyncio_loop, plainly
 from rns_ble.drivers.base import (
     GOODBYE_TIMEOUT,
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from rns_ble.drivers.asyncio_loop import AsyncioLoop
     from rns_ble.drivers.bluez.bus import Bus
 
-log = logging.getLogger(__name__)
+log = quiet.logger(__name__)
 
 PING_INTERVAL: Final = 5.0
 """Seconds between two looks whether bluetoothd is alive; it says nothing when it stands still."""

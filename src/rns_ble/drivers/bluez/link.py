@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import logging
 import select
 import socket
 from collections.abc import Awaitable, Callable
@@ -19,10 +18,11 @@ from typing import Final, Protocol
 
 import trio
 
+from rns_ble import quiet
 from rns_ble.drivers.base import BLELink, LinkLost, Role
 from rns_ble.protocol.gatt import ATT_MTU_REQUESTED, VALUE_MAXIMUM, value_limit
 
-log = logging.getLogger(__name__)
+log = quiet.logger(__name__)
 
 RECEIVE_BUFFERED: Final = 256
 """Values per link, 128 KiB at most, on top of what a socket holds."""

@@ -6,11 +6,11 @@ last role that ends takes the connection down, and before that a role ends by it
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from rns_ble import quiet
 from rns_ble.drivers.base import GOODBYE_TIMEOUT, BLEError, Role
 from rns_ble.drivers.bluez.bearer import also_by_bredr
 from rns_ble.drivers.bluez.tree import ADAPTER, DEVICE
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rns_ble.drivers.bluez.link import BluezLink
     from rns_ble.drivers.bluez.tree import Tree
 
-log = logging.getLogger(__name__)
+log = quiet.logger(__name__)
 
 DISCONNECT_TIMEOUT: Final = GOODBYE_TIMEOUT - 1.0
 """Seconds; BlueZ takes 2.0 s, and what else a goodbye does must fit into the rest."""

@@ -13,7 +13,6 @@ another.
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 from dbus_next import Variant
 
+from rns_ble import quiet
 from rns_ble.drivers.base import AdapterUnavailable, Role
 from rns_ble.drivers.bluez.bus import BLUEZ, Refused, Reply
 from rns_ble.drivers.bluez.limits import notification_limit
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rns_ble.drivers.bluez.tree import Tree
     from rns_ble.drivers.bluez.uuids import Uuids
 
-log = logging.getLogger(__name__)
+log = quiet.logger(__name__)
 
 ROOT: Final = "/rns_ble/gatt"
 SERVICE: Final = f"{ROOT}/service"

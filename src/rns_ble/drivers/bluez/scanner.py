@@ -5,7 +5,6 @@ BlueZ counts discoveries by D-Bus connection: ours ends with ours, and what othe
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 from dbus_next import Variant
 
+from rns_ble import quiet
 from rns_ble.drivers.base import AdapterUnavailable, BLEDevice
 from rns_ble.drivers.bluez.adapter import is_powered
 from rns_ble.drivers.bluez.bus import BLUEZ, Refused
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rns_ble.drivers.bluez.bus import Bus
     from rns_ble.drivers.bluez.tree import Properties, Tree
 
-log = logging.getLogger(__name__)
+log = quiet.logger(__name__)
 
 UNDER_WAY: Final = frozenset({f"{BLUEZ}.Error.InProgress", f"{BLUEZ}.Error.NotReady", f"{BLUEZ}.Error.Busy"})
 """What BlueZ answers while an earlier change of the same thing is under way."""

@@ -10,18 +10,18 @@ the radio, and its peers lose it after the supervision timeout, as when somebody
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from typing import Final
 
 import trio
 from bumble import hci
 
+from rns_ble import quiet
 from rns_ble.drivers.asyncio_loop import open_asyncio_loop, plainly
 from rns_ble.drivers.hci.controller import RadioController
 from rns_ble.drivers.hci.radio import VirtualRadio
 
-log = logging.getLogger(__name__)
+log = quiet.logger(__name__)
 
 LOOPBACK: Final = "127.0.0.1"
 """Whoever reaches the ether is on its air, without any password."""

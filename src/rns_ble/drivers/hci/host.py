@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import logging
 import struct
 from collections.abc import Callable
 from typing import Any, Final
@@ -20,7 +19,9 @@ from bumble import att, hci, smp
 from bumble.device import Device
 from bumble.host import Host
 
-log = logging.getLogger(__name__)
+from rns_ble import quiet
+
+log = quiet.logger(__name__)
 
 L2CAP_HEADER: Final = 4
 """Bytes: length and channel (Vol 3 Part A, 3.1)."""

@@ -10,13 +10,13 @@
 
 from __future__ import annotations
 
-import logging
 import struct
 from typing import TYPE_CHECKING, Final
 
 import trio
 from bumble import att, hci
 
+from rns_ble import quiet
 from rns_ble.drivers.base import BLELink, LinkLost, Role
 from rns_ble.protocol.gatt import ATT_HEADER, ATT_MTU_DEFAULT, ATT_MTU_REQUESTED
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rns_ble.drivers.hci.host import AclChannel
     from rns_ble.drivers.hci.stack import Stack
 
-log = logging.getLogger(__name__)
+log = quiet.logger(__name__)
 
 RECEIVE_BUFFERED: Final = 256
 """Values per link, 128 KiB at most: a second of what a fast radio brings, should the mesh be busy so long."""

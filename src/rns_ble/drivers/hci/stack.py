@@ -13,7 +13,6 @@ Faults of Bumble's host that are kept away from the driver here:
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
@@ -22,6 +21,7 @@ from bumble import core, hci
 from bumble.core import CommandTimeoutError
 from bumble.transport.common import TransportLostError
 
+from rns_ble import quiet
 from rns_ble.drivers.base import AdapterUnavailable, AlreadyConnected, BLEError, PeerUnreachable
 from rns_ble.drivers.hci.host import RadioDevice, RadioHost
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rns_ble.drivers.asyncio_loop import AsyncioLoop
     from rns_ble.drivers.hci.transports import Transport
 
-log = logging.getLogger(__name__)
+log = quiet.logger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -6,17 +6,17 @@ changes what is wanted, or learns that the controller has changed by itself, cal
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
+from rns_ble import quiet
 from rns_ble.drivers.base import AdapterUnavailable
 
 if TYPE_CHECKING:
     from rns_ble.drivers.hci.stack import Stack
 
-log = logging.getLogger(__name__)
+log = quiet.logger(__name__)
 
 SCAN_INTERVAL: Final = 100.0
 SCAN_WINDOW: Final = 50.0

@@ -1,0 +1,73 @@
+"""Loggers that a peer can't make loud.
+
+What comes from the air decides how often many a line is logged. Of each kind of line, which is its text
+before the arguments are put in, a module writes `LINES` in `WINDOW` seconds. The others are counted, and told
+once, with the next line of that module after the window.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+WINDOW: Final = 10.0
+"""Seconds. The counted ones are told while whoever reads the log still looks."""
+
+LINES: Final = 50
+"""Lines of one kind in a window: a burst in which all of `max_discovered_peers` change their state loses half
+of its lines; a flood of 500 values a second writes 5 a second."""
+
+_FURTHER: Final = "%d further like it: %s"
+
+
+def logger(name: str) -> logging.Logger:
+    """`logging.getLogger`, and made quiet."""
+    log = logging.getLogger(name)
+    if not any(isinstance(one, _Quiet) for one in log.filters):
+        log.addFilter(_Quiet(log))
+    return log
+
+
+@dataclass(slots=True)
+class _Kind:
+    level: int
+    began: float
+    lines: int = 0
+
+
+class _Quiet(logging.Filter):
+    """Used by several threads without a lock: at worst a line too many is written, or not counted."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        super().__init__()
+        self._log = log
+        self._kinds: dict[str, _Kind] = {}  # as many as there are texts in a module
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = str(record.msg)
+        if text == _FURTHER:
+            return True
+        now = _now()
+        self._tell(now)
+        kind = self._kinds.setdefault(text, _Kind(record.levelno, now))
+        kind.lines += 1
+        return kind.lines <= LINES
+
+    def _tell(self, now: float) -> None:
+        for text, kind in list(self._kinds.items()):
+            # The second half for another run of Trio, whose clock begins anew.
+            if now >= kind.began + WINDOW or now < kind.began:
+                self._kinds.pop(text, None)
+                if kind.lines > LINES:
+                    self._log.log(kind.level, _FURTHER, kind.lines - LINES, text)
+
+
+def _now() -> float:
+    try:
+        return trio.current_time()
+    except RuntimeError:  # on another thread; each line is logged by one of them only
+        return time.monotonic()
