@@ -301,7 +301,7 @@ class Mesh:
             log.debug("%s turned away: %s", link.address, Verdict.NO_PLACE.value)
             return False
         if peer is None:
-            peer = Peer(identity, self._identity, self, self._config.outgoing_queue)
+            peer = Peer(identity, self._identity, self, self._config.outgoing_queue, self._cuts)
             self.peers[identity] = peer
             self._nursery.start_soon(self._run_peer, peer)
             self._listener.peer_joined(peer)

@@ -26,6 +26,7 @@ from rns_ble import quiet
 from rns_ble.drivers.base import BLELink, LinkLost, Role
 from rns_ble.mailbox import Mailbox
 from rns_ble.protocol.liveness import Action, Habits
+from rns_ble.protocol.pairs import Cuts
 from rns_ble.protocol.values import KEEPALIVE, ValueKind, classify, ping, pong
 from rns_ble.session import Carrier, Session
 from rns_ble.status import LinkStatus, PeerStatus
@@ -66,12 +67,15 @@ class PeerOwner(Protocol):
 class Peer:
     """A remote identity with at least one link to it, now or up to `DETACH_GRACE` ago."""
 
-    def __init__(self, identity: bytes, own_identity: bytes, owner: PeerOwner, outgoing_queue: int) -> None:
+    def __init__(
+        self, identity: bytes, own_identity: bytes, owner: PeerOwner, outgoing_queue: int, cuts: Cuts
+    ) -> None:
         self.identity = identity
         self.outgoing = Mailbox(outgoing_queue)
         """Packets to send; `put` from any thread."""
         self._own_identity = own_identity
         self._owner = owner
+        self._cuts = cuts
         self.since: Final = trio.current_time()
         """On Trio's clock."""
         self._sessions: dict[BLELink, Session] = {}
@@ -110,7 +114,7 @@ class Peer:
         # A link that follows another may come back dead, so what was known counts. Beside a live one it may
         # be a stranger's, and what he shows must not be expected of the peer.
         habits = Habits() if self._live() else self._habits
-        session = Session(link, trio.current_time(), habits, carrier)
+        session = Session(link, trio.current_time(), habits, carrier, self._cuts)
         self._sessions[link] = session
         if self._nursery is not None:
             self._nursery.start_soon(self._serve, session)

@@ -40,7 +40,7 @@ class Session:
     These are the link's own, for whoever is at its other end may have told somebody else's identity.
     """
 
-    def __init__(self, link: BLELink, now: float, habits: Habits, carrier: Carrier) -> None:
+    def __init__(self, link: BLELink, now: float, habits: Habits, carrier: Carrier, cuts: Cuts) -> None:
         self.link = link
         self.since = now
         self.liveness = Liveness(now, habits)
@@ -54,7 +54,7 @@ class Session:
         self.last_ping = b""
         """The PING to be answered; empty when none is."""
         self._fragments = Reassembler()
-        self._halves = PairReassembler(carrier.cuts, self._fragments)
+        self._halves = PairReassembler(cuts, self._fragments)
         self._carrier = carrier
         carrier.sessions.add(self)
 
@@ -130,7 +130,6 @@ class Carrier:
         """`cuts`: of packets on links that do not keep the order of values."""
         self.sessions: set[Session] = set()
         """Whose peers hear what is sent."""
-        self.cuts = cuts
         self._turn = trio.StrictFIFOLock()
         self._fragmenter: Fragmenter | None = None
         self._pairs = PairFragmenter(cuts)
