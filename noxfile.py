@@ -82,6 +82,13 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """A node under attack, and what it costs: `-- --values 10000000 --seed 1 --json`."""
+    session.install("-q", "-e", ".[test]")
+    session.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
+@nox.session
 def bluez(session: nox.Session) -> None:
     """The driver for BlueZ against the real bluetoothd, in a guest: `-- 5.66 -k NAME` narrows it."""
     generations = [argument for argument in session.posargs if argument in BLUEZ] or BLUEZ

@@ -46,12 +46,16 @@ class _Quiet(logging.Filter):
         super().__init__()
         self._log = log
         self._kinds: dict[str, _Kind] = {}  # as many as there are texts in a module
+        self._clock: object = None
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = str(record.msg)
         if text == _FURTHER:
             return True
-        now = _now()
+        clock, now = _now()
+        if clock is not self._clock:
+            self._clock = clock
+            self._kinds.clear()
         self._tell(now)
         kind = self._kinds.setdefault(text, _Kind(record.levelno, now))
         kind.lines += 1
@@ -59,15 +63,15 @@ class _Quiet(logging.Filter):
 
     def _tell(self, now: float) -> None:
         for text, kind in list(self._kinds.items()):
-            # The second half for another run of Trio, whose clock begins anew.
-            if now >= kind.began + WINDOW or now < kind.began:
+            if now >= kind.began + WINDOW:
                 self._kinds.pop(text, None)
                 if kind.lines > LINES:
                     self._log.log(kind.level, _FURTHER, kind.lines - LINES, text)
 
 
-def _now() -> float:
+def _now() -> tuple[object, float]:
+    """A clock, and the time on it. Each run of Trio has its own."""
     try:
-        return trio.current_time()
-    except RuntimeError:  # on another thread; each line is logged by one of them only
-        return time.monotonic()
+        return trio.lowlevel.current_trio_token(), trio.current_time()
+    except RuntimeError:  # on another thread; a module's lines that can be many are logged on one
+        return None, time.monotonic()

@@ -1,0 +1,40 @@
+"""`python -m tests.fuzz --values 10000000 --seed 1`: attack a node, and print what it has cost."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from tests.fuzz.siege import Report, lay_siege
+
+TRACED = 200_000
+"""Values of the run in which memory is traced, which takes several times as long."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="fuzz", description=__doc__)
+    parser.add_argument("--values", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="one JSON object, and nothing else")
+    arguments = parser.parse_args()
+    show = None if arguments.json or not sys.stderr.isatty() else _show
+    traced = lay_siege(min(arguments.values, TRACED), arguments.seed + 1, trace=True)
+    report = lay_siege(arguments.values, arguments.seed, show)
+    report.traced_peak_bytes = traced.traced_peak_bytes
+    figures = report.as_dict()
+    if arguments.json:
+        sys.stdout.write(json.dumps(figures) + "\n")
+        return
+    for name, figure in figures.items():
+        shown = f"{figure:,.3f}".removesuffix(".000")
+        sys.stdout.write(f"{name.replace('_', ' '):>28}  {shown}\n")
+
+
+def _show(report: Report) -> None:
+    sys.stderr.write(f"\r{report.values:,} values, {report.links:,} links ")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main()
