@@ -244,7 +244,10 @@ class Admission:
         ]
         if not forgettable:
             return False
-        del self.candidates[min(forgettable, key=lambda c: c.last_seen).address]
+        # Invented addresses can be many and new. They do not make us forget whom we know and still hear.
+        known = [c for c in forgettable if c.identity is not None and now - c.last_seen <= SEEN_RECENTLY]
+        oldest = min(forgettable, key=lambda c: (c in known, c.last_seen))
+        del self.candidates[oldest.address]
         return True
 
     # --- decisions ---
@@ -331,7 +334,8 @@ class Admission:
                 if now >= attempt.gives_way_at:
                     log.debug("%s given up for others that wait", attempt.address)
                     attempt.scope.cancel()
-        ready.sort(key=lambda c: c.score(now), reverse=True)
+        # Whoever has been linked before goes first, however strong the signals of invented addresses are.
+        ready.sort(key=lambda c: (c.successes > 0, c.score(now)), reverse=True)
         return ready, ask_again
 
     # --- attempts ---

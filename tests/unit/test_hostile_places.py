@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from rns_ble.acquaintances import KNOWN_AFTER, MAXIMUM, SENIORITY, Acquaintances
-from rns_ble.drivers.base import BLEError, LinkLost
+from rns_ble.drivers.base import BLEDevice, BLEError, LinkLost
 from rns_ble.mesh import PEERS_PER_PLACE
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID
 from rns_ble.strangers import HANDSHAKE_TIMEOUT
@@ -141,6 +141,34 @@ async def test_also_where_the_known_peer_dials() -> None:
                 assert link in peer.links
                 assert not stranger.open
                 assert node.mesh.admission.places.borrowed_tokens == 1
+
+
+class _Invented(set):
+    """Addresses with which a connect never ends."""
+
+    def __contains__(self, address: object) -> bool:
+        return str(address).startswith("66:")
+
+
+async def test_invented_addresses_do_not_keep_us_from_dialling_whom_we_know() -> None:
+    air = Air(hanging=_Invented())
+    node, friend = Node(air, 1), Node(air, FRIEND, config(enable_central=False))
+    async with running(node, friend), trio.open_nursery() as nursery:
+        await until(lambda: linked(node, friend))
+        await trio.sleep(600)
+        air.separate(address_of(1), address_of(FRIEND))
+
+        async def advertise() -> None:
+            for n in count():
+                node.driver._sight(BLEDevice(f"66:00:00:{n >> 16:02X}:{n >> 8 & 255:02X}:{n & 255:02X}", -20))
+                await trio.sleep(0.005)
+
+        nursery.start_soon(advertise)
+        await trio.sleep(10)
+        air.unite(address_of(1), address_of(FRIEND))
+        assert await until(lambda: linked(node, friend), 100) < 10
+        assert len(node.mesh.admission.candidates) == 100
+        nursery.cancel_scope.cancel()
 
 
 async def test_one_stranger_does_not_displace_another_nor_whom_we_know() -> None:
