@@ -152,9 +152,7 @@ class Peer:
             with session.scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._heartbeat, session)
-                    for older in takewhile(lambda other: other is not session, self._sessions.values()):
-                        older.doubt(trio.current_time())
-                        nursery.start_soon(self._settle, older, session)
+                    self._beside_others(nursery, session)
                     async for value in link:
                         self._received(session, value)
                     nursery.cancel_scope.cancel()
@@ -175,6 +173,11 @@ class Peer:
             await trio.sleep_until(self._links_lost_at + DETACH_GRACE)
             if not self._sessions and trio.current_time() >= self._links_lost_at + DETACH_GRACE:
                 self._grace_over.set()
+
+    def _beside_others(self, nursery: trio.Nursery, session: Session) -> None:
+        for older in takewhile(lambda other: other is not session, self._sessions.values()):
+            older.doubt(trio.current_time())
+            nursery.start_soon(self._settle, older, session)
 
     async def _settle(self, older: Session, younger: Session) -> None:
         """Of two links, close the one that is one too many, if ever it is."""
