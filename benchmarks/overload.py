@@ -187,7 +187,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="How long small packets wait while Resources are sent.")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--seconds", type=float, default=300.0, metavar="S", help="virtual, a round (300)")
+    parser.add_argument("--seconds", type=float, default=100.0, metavar="S", help="virtual, a round (100)")
     parser.add_argument("--rate", type=float, default=VALUES_A_SECOND, metavar="VALUES", help="a second")
     parser.add_argument("--resources", type=int, default=1, metavar="N", help="at once, to one peer (1)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds (3)")
