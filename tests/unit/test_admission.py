@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from rns_ble.admission import Admission, Candidate, Verdict
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import BLEDevice, BLELink, Role
+from rns_ble.status import CandidateStatus
 from rns_ble.testing.virtual_time import run_in_virtual_time
 
 pytestmark = pytest.mark.virtual_time  # which stands still here: the tests say what time it is
@@ -23,21 +25,28 @@ IDENTITY = bytes(range(16))
 OURSELVES = bytes(16)
 
 
-def admission_of(linked: set[str] | None = None, own_address: str | None = OWN, **keys) -> Admission:
+def admission_of(linked: set[str | bytes] | None = None, own_address: str | None = OWN, **keys) -> Admission:
     linked = set() if linked is None else linked
     return Admission(
         BLEConfig(**keys),
         {},
         own_identity=OURSELVES,
         own_address=lambda: own_address,
-        is_linked=lambda address, identity: address in linked,
+        is_linked=lambda address, identity: address in linked or identity in linked,
         radio_tokens=1,
     )
 
 
-def seen(admission: Admission, address: str = HIGHER, now: float = 0, rssi: int | None = -60, flags: int = 0):
+def seen(
+    admission: Admission,
+    address: str = HIGHER,
+    now: float = 0,
+    rssi: int | None = -60,
+    flags: int = 0,
+    name: str | None = None,
+):
     data = {0xFFFF: bytes([3, flags])} if flags else {}
-    return admission.sighted(BLEDevice(address, rssi=rssi, manufacturer_data=data), now)
+    return admission.sighted(BLEDevice(address, rssi=rssi, name=name, manufacturer_data=data), now)
 
 
 class Link(BLELink):
@@ -82,6 +91,35 @@ async def test_verdicts(what: dict, verdict: Verdict) -> None:
     later = what.pop("later", 0)
     admission = admission_of(**what)
     assert admission.decide(seen(admission, **sighting), later).verdict is verdict
+
+
+async def test_an_identity_is_known_on_any_address() -> None:
+    admission = admission_of(linked={IDENTITY})
+    candidate = seen(admission)
+    assert admission.decide(candidate, 0).verdict is Verdict.DIAL
+    admission.identified(HIGHER, IDENTITY)
+    assert admission.decide(candidate, 0).verdict is Verdict.LINKED
+    admission.identified(HIGHER, OURSELVES)
+    assert admission.decide(candidate, 0).verdict is Verdict.OURSELVES
+    admission.identified("02:00:00:00:00:99", IDENTITY)
+    assert list(admission.candidates) == [HIGHER]
+
+
+async def test_only_what_time_alone_can_change_has_an_end() -> None:
+    admission = admission_of()
+    higher, lower, weak = seen(admission), seen(admission, LOWER, now=3), seen(admission, rssi=-99)
+    central_only = seen(admission, "02:00:00:00:00:40", flags=2)
+    assert admission.decide(lower, 3).until == 3 + 20
+    for candidate in (higher, weak, central_only):
+        assert admission.decide(candidate, 3).until == math.inf
+
+
+async def test_a_name_stays_known_when_a_later_advertisement_has_none() -> None:
+    admission = admission_of()
+    assert seen(admission).name is None
+    assert seen(admission, name="shed").name == "shed"
+    assert seen(admission).name == "shed"
+    assert seen(admission, name="barn").name == "barn"
 
 
 async def test_a_sighting_without_a_signal_is_none() -> None:
@@ -129,9 +167,38 @@ async def test_the_blacklist_grows_to_eight_times_and_success_clears_it() -> Non
     seen(admission, now=1001)
     decision = admission.decide(candidate, 1001)
     assert (decision.verdict, decision.until) == (Verdict.BLACKLISTED, 1480)
+    seen(admission, now=1480)
+    assert admission.decide(candidate, 1480).verdict is Verdict.DIAL
     admission.succeeded(candidate)
     assert candidate.failures == 0
     assert admission.decide(candidate, 1001).verdict is Verdict.DIAL
+
+
+async def test_attempts_that_came_to_an_end_are_counted() -> None:
+    admission = admission_of()
+    candidate = seen(admission)
+    with admission.begin(candidate, 0):
+        pass
+    assert candidate.attempts == 0
+    admission.failed(candidate, 0)
+    admission.failed(candidate, 0)
+    assert (candidate.attempts, candidate.successes, candidate.failures) == (2, 0, 2)
+    admission.succeeded(candidate)
+    admission.succeeded(candidate)
+    assert (candidate.attempts, candidate.successes, candidate.failures) == (4, 2, 0)
+
+
+async def test_an_address_has_a_place_while_a_link_holds_it() -> None:
+    admission = admission_of()
+    with admission.begin(seen(admission), 0):
+        assert not admission.has_place(HIGHER)
+    assert not admission.has_place(HIGHER)
+    link = Link(HIGHER)
+    assert admission.take_place(link, None)
+    assert admission.has_place(HIGHER)
+    assert not admission.has_place(LOWER)
+    admission.link_ended(link, IDENTITY, 0, proven=True)
+    assert not admission.has_place(HIGHER)
 
 
 async def test_a_link_takes_the_place_of_its_attempt_in_one_step() -> None:
@@ -142,7 +209,8 @@ async def test_a_link_takes_the_place_of_its_attempt_in_one_step() -> None:
         assert not admission.take_place(second, None)
         assert admission.take_place(link, attempt)
     assert admission.places.borrowed_tokens == 1
-    seen(admission, "02:00:00:00:00:30")
+    other = seen(admission, "02:00:00:00:00:30")
+    assert admission.decide(other, 0).verdict is Verdict.NO_PLACE
     assert admission.due(0) == ([], 5)
     admission.link_ended(link, IDENTITY, 0, proven=True)
     assert admission.take_place(second, None)
@@ -169,7 +237,7 @@ async def test_an_attempt_gives_way_after_a_while_if_others_wait() -> None:
     admission = admission_of()
     candidate = seen(admission)
     with admission.begin(candidate, 0) as attempt:
-        assert admission.due(4) == ([], math.inf)
+        assert admission.due(20) == ([], math.inf)
         assert not attempt.scope.cancel_called
         seen(admission, "02:00:00:00:00:30", now=4)
         assert admission.due(4) == ([], 5)
@@ -192,6 +260,32 @@ async def test_only_the_dialled_address_is_judged_by_its_link() -> None:
         assert admission.take_place(link, None)
         admission.link_ended(link, IDENTITY, 0, proven=proven)
         assert candidate.failures == failures
+
+
+async def test_links_that_were_of_no_use_lead_to_the_blacklist() -> None:
+    admission = admission_of(max_connection_failures=2)
+    candidate = seen(admission, now=50)
+    for _ in range(2):
+        link = Link(HIGHER)
+        assert admission.take_place(link, None)
+        admission.link_ended(link, IDENTITY, 50, proven=False)
+    assert admission.decide(candidate, 55).until == 50 + 60
+
+
+async def test_a_link_that_ended_says_nothing_about_other_peers() -> None:
+    admission = admission_of()
+    other = seen(admission)
+    link = Link("02:00:00:00:00:77")
+    assert admission.take_place(link, None)
+    admission.link_ended(link, IDENTITY, 1, proven=False)
+    assert admission.decide(other, 1).verdict is Verdict.DIAL
+
+
+async def test_the_grace_counts_from_the_first_sighting() -> None:
+    admission = admission_of()
+    candidate = [seen(admission, LOWER, now=now) for now in (0, 12, 19)][-1]
+    assert admission.decide(candidate, 19.9).verdict is Verdict.GRACE
+    assert admission.decide(candidate, 20).verdict is Verdict.DIAL
 
 
 async def test_the_grace_begins_anew_after_a_link_and_after_an_absence() -> None:
@@ -226,6 +320,23 @@ async def test_the_oldest_sighting_is_forgotten_but_none_that_matters() -> None:
     assert len(admission.candidates) == 4
 
 
+async def test_of_several_the_one_not_seen_for_longest_is_forgotten() -> None:
+    admission = admission_of(max_discovered_peers=3)
+    seen(admission, HIGHER, now=9)
+    seen(admission, LOWER, now=7)
+    seen(admission, "02:00:00:00:00:30", now=8)
+    seen(admission, "02:00:00:00:00:40", now=10)
+    assert set(admission.candidates) == {HIGHER, "02:00:00:00:00:30", "02:00:00:00:00:40"}
+
+
+async def test_who_was_just_tried_is_not_forgotten_or_it_would_be_tried_again_at_once() -> None:
+    admission = admission_of(max_discovered_peers=1)
+    with admission.begin(seen(admission), 10):
+        pass
+    assert seen(admission, LOWER, now=14.9) is None
+    assert seen(admission, LOWER, now=15) is not None
+
+
 async def test_the_best_score_comes_first() -> None:
     admission = admission_of()
     seen(admission, "02:00:00:00:01:00", rssi=-80)
@@ -245,11 +356,76 @@ async def test_the_best_score_comes_first() -> None:
         (-120, 4, 1, 100, 0 + 12.5 + 0),
         (-65, 2, 2, 5, 35 + 50 + 25),
         (-65, 2, 0, 17.5, 35 + 0 + 12.5),
+        (None, 0, 0, 0, 0 + 25 + 25),
     ],
 )
-async def test_score(rssi: int, attempts: int, successes: int, age: float, score: float) -> None:
+async def test_score(rssi: int | None, attempts: int, successes: int, age: float, score: float) -> None:
     candidate = Candidate(HIGHER, 0, last_seen=100 - age, rssi=rssi, attempts=attempts, successes=successes)
     assert candidate.score(100) == pytest.approx(score)
+
+
+async def test_the_status_of_a_candidate() -> None:
+    admission = admission_of()
+    candidate = seen(admission, now=3, name="shed")
+    admission.failed(candidate, 3)
+    with admission.begin(candidate, 6):
+        pass
+    known = CandidateStatus(HIGHER, "shed", -60, 5, None, 1, 1, "tried just now", 3)
+    assert admission.status(8) == (known,)
+    admission.identified(HIGHER, IDENTITY)
+    admission.succeeded(candidate)
+    known = CandidateStatus(HIGHER, "shed", -60, 9, IDENTITY.hex(), 2, 0, "to be dialled", None)
+    assert admission.status(12) == (known,)
+
+
+async def test_each_change_of_a_verdict_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "rns_ble.admission")
+    admission = admission_of()
+    higher, lower = seen(admission), seen(admission, LOWER)
+    for _ in range(3):
+        admission.due(0)
+        admission.status(40)  # asks, and says nothing
+    with admission.begin(higher, 0):
+        for now in (1, 20, 20):
+            admission.due(now)
+    assert caplog.messages == [
+        f"{HIGHER}: to be dialled",
+        f"{LOWER}: it has the lower address, so it dials first",
+        f"{HIGHER} not dialled: an attempt is in flight; in flight: ['{HIGHER}']",
+        f"{LOWER} not dialled: the adapter is busy with another attempt; in flight: ['{HIGHER}']",
+        f"{HIGHER} given up for others that wait",
+    ]
+    caplog.clear()
+    for _ in range(4):
+        admission.failed(lower, 100)
+    assert caplog.messages == [
+        f"{LOWER} failed 3 times: left alone for 60 s",
+        f"{LOWER} failed 4 times: left alone for 120 s",
+    ]
+
+
+async def test_two_that_can_never_meet_are_a_warning_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "rns_ble.admission")
+    admission = admission_of(enable_central=False)
+    seen(admission, LOWER)
+    seen(admission, HIGHER, flags=1)
+    seen(admission, "02:00:00:00:00:30", flags=1)
+    admission.due(0)
+    admission.due(0)
+    assert caplog.record_tuples == [
+        ("rns_ble.admission", logging.DEBUG, f"{LOWER}: we do not dial (enable_central = no)"),
+        (
+            "rns_ble.admission",
+            logging.WARNING,
+            f"{HIGHER} is peripheral-only and so are we: neither side dials."
+            " Set enable_central = yes on one of them.",
+        ),
+        (
+            "rns_ble.admission",
+            logging.DEBUG,
+            "02:00:00:00:00:30: neither side dials (both peripheral-only)",
+        ),
+    ]
 
 
 @given(st.lists(st.tuples(st.sampled_from("sbfx"), st.integers(0, 5), st.floats(0, 20)), max_size=60))

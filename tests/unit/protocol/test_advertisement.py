@@ -96,7 +96,7 @@ def test_who_can_do_both_sends_nothing():
 
 
 def test_who_can_do_neither_is_refused():
-    with pytest.raises(ValueError, match="nobody to talk to"):
+    with pytest.raises(ValueError, match=r"nobody to talk to$"):
         encode_capabilities(Capability.PERIPHERAL_ONLY | Capability.CENTRAL_ONLY)
 
 

@@ -156,4 +156,6 @@ class BadAir(RuleBasedStateMachine):
 
 
 TestBadAir = BadAir.TestCase
-TestBadAir.settings = settings(settings.default, max_examples=200, stateful_step_count=40)
+TestBadAir.settings = settings(
+    settings.default, max_examples=2 * settings.default.max_examples, stateful_step_count=40
+)

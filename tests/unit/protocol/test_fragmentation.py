@@ -65,7 +65,7 @@ def test_packets_near_a_whole_number_of_fragments(value_limit, full_ones, beyond
 def test_65535_fragments_and_not_one_more():
     longest = 65_535 * 15
     check_every_rule(packet_of(longest), 20)
-    with pytest.raises(ValueError, match="65535 fragments"):
+    with pytest.raises(ValueError, match=r"^983026 bytes need more than 65535 fragments of 20 bytes$"):
         Fragmenter(20).fragment(bytes(longest + 1))
 
 
@@ -75,13 +75,13 @@ def test_the_longest_packet_may_end_in_the_trap():
 
 @pytest.mark.parametrize("value_limit", [18, 512])
 def test_an_empty_packet_is_refused(value_limit):
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match=r"^an empty packet has no fragments$"):
         Fragmenter(value_limit).fragment(b"")
 
 
 @pytest.mark.parametrize("value_limit", [17, 5, 0, -1])
 def test_a_limit_that_no_link_has_is_refused(value_limit):
-    with pytest.raises(ValueError, match="at least 18"):
+    with pytest.raises(ValueError, match="at least 18 bytes, not"):
         Fragmenter(value_limit)
 
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from rns_ble.protocol.fragmentation import REASSEMBLY_TIMEOUT, Fragmenter, Reassembler
 from rns_ble.protocol.pairs import OVERTAKING_TIME, WHOLE, Cuts, PairFragmenter, PairReassembler
 
+from .wire import fragment
+
 LIMIT = 510
 LONGEST = [506, 508, 513, 516, 521, 532, 564]
 """Bytes of the longest packet with access codes from 6 to 64 bytes."""
@@ -67,6 +69,21 @@ def test_no_half_is_too_long_nor_as_long_as_an_identity(length: int) -> None:
                 assert 5 + half > 16
 
 
+@pytest.mark.parametrize(
+    ("longest", "places"),
+    [
+        (506, range(12, 140)),  # without a limit it would be 483 cuts
+        (508, range(12, 396, 3)),
+        (516, range(12, 486, 11)),  # the usual access code
+        (564, range(59, 473, 59)),
+        (999, range(494, 495)),
+        (1000, range(0)),  # its second half could have 11 bytes
+    ],
+)
+def test_the_cuts_are_part_of_the_protocol(longest: int, places: range) -> None:
+    assert list(Cuts(longest).places) == list(places)
+
+
 @pytest.mark.parametrize("length", [0, 500, WHOLE])
 def test_packets_that_always_fit_one_value_are_not_cut(length: int) -> None:
     cuts = Cuts(length)
@@ -81,6 +98,14 @@ def test_what_is_no_such_packet_is_for_the_ordinary_fragmenter() -> None:
         assert fragmenter.fragment(bytes(size), limit) is None
     assert fragmenter.fragment(bytes(506), 510) is not None
     assert fragmenter.fragment(bytes(508), 512) is not None
+
+
+@pytest.mark.parametrize("length", [900, 999])
+def test_where_there_is_room_for_one_cut_it_serves_one_packet_after_the_other(length: int) -> None:
+    cuts = Cuts(length)
+    assert len(cuts.places) == 1
+    packets = packets_for(cuts, 5, random.Random(length))
+    assert received(receiver(cuts), values_of(cuts, packets)) == packets
 
 
 # --- any receiver ---
@@ -153,6 +178,29 @@ def test_a_half_whose_other_half_was_lost_gives_way_to_the_next_of_its_cut() -> 
     assert reassembler.incomplete == 1
 
 
+def test_every_half_that_is_left_alone_counts_once() -> None:
+    cuts = Cuts(516)
+    starts = values_of(cuts, packets_for(cuts, 2 * len(cuts.places), random.Random(0)))[::2]
+    reassembler = receiver(cuts)
+    assert received(reassembler, starts + starts[-1:]) == []  # the last one twice, unchanged
+    assert reassembler.incomplete == len(cuts.places)
+    reassembler.expire(REASSEMBLY_TIMEOUT)
+    assert reassembler.incomplete == len(cuts.places)
+    reassembler.expire(REASSEMBLY_TIMEOUT + 0.1)
+    assert reassembler.incomplete == 2 * len(cuts.places)
+
+
+def test_a_start_waits_thirty_seconds_for_its_end() -> None:
+    cuts = Cuts(516)
+    packet = bytes(range(256)) * 2
+    start, end = values_of(cuts, [packet])
+    reassembler = receiver(cuts)
+    assert reassembler.receive(start, 10.0) is None
+    assert reassembler.receive(end, 40.0) == packet
+    assert reassembler.receive(start, 50.0) is None
+    assert reassembler.receive(end, 80.1) is None
+
+
 def test_an_end_waits_a_quarter_of_a_second_for_its_start() -> None:
     cuts = Cuts(516)
     packet = bytes(range(256)) * 2
@@ -168,6 +216,28 @@ def test_an_end_waits_a_quarter_of_a_second_for_its_start() -> None:
 
 
 # --- anything else ---
+
+
+@pytest.mark.parametrize(
+    "header", ["00 0001 0002", "04 0001 0002", "ff 0001 0002", "03 0002 0002", "03 0003 0002"]
+)
+def test_what_is_malformed_is_no_half_whatever_its_length(header: str) -> None:
+    cuts = Cuts(516)
+    ordinary = Reassembler()
+    reassembler = PairReassembler(cuts, ordinary)
+    packet = bytes(range(256)) * 2
+    start, end = values_of(cuts, [packet])
+    assert received(reassembler, [start, bytes.fromhex(header) + end[5:]]) == []
+    assert ordinary.statistics.malformed == 1
+    assert received(reassembler, [end]) == [packet]
+
+
+def test_a_fragment_without_payload_is_an_ordinary_one_in_its_time() -> None:
+    reassembler = receiver(Cuts(516))
+    values = [fragment(0, 3, b"a"), fragment(1, 3), fragment(2, 3, b"b")]
+    assert received(reassembler, values) == [b"ab"]
+    assert received(reassembler, values[:1], now=10.0) == []
+    assert received(reassembler, values[1:], now=40.1) == []
 
 
 @given(st.lists(st.binary(max_size=20) | st.binary(min_size=6, max_size=520), max_size=50))

@@ -175,6 +175,15 @@ def test_later_fragments_buy_no_time():
     assert counted(reassembler) == {"timed_out": 1, "unknown_packet": 1}
 
 
+def test_nothing_is_over_time_at_exactly_thirty_seconds():
+    reassembler = Reassembler()
+    reassembler.receive(fragment(0, 2, b"x"), 0.0)
+    reassembler.expire(30.0)
+    assert reassembler.packets_in_progress == 1
+    reassembler.expire(30.1)
+    assert reassembler.packets_in_progress == 0
+
+
 def test_expire_drops_what_is_over_time_and_nothing_else():
     reassembler = Reassembler()
     for at, total in enumerate([2, 3, 4]):
@@ -260,6 +269,23 @@ def test_a_fragment_longer_than_the_first_is_taken_while_it_finds_room(order):
     assert reassembler.bytes_in_progress == 0
 
 
+def test_every_byte_beyond_the_first_fragment_counts_and_the_last_one_fits_exactly():
+    most = 3 * (6 + FRAGMENT_COST) + 2
+    reassembler = Reassembler(max_bytes=most)
+    assert receive_all(reassembler, [fragment(0, 3, b"x"), fragment(1, 3, b"yy")]) == []
+    assert reassembler.bytes_in_progress == most - 1
+    assert receive_all(reassembler, [fragment(2, 3, b"zz")]) == [b"xyyzz"]
+    assert receive_all(reassembler, [fragment(0, 3, b"x"), fragment(1, 3, b"yyyy")]) == []
+    assert counted(reassembler) == {"packets": 1, "over_limit": 1}
+
+
+def test_a_longer_fragment_of_one_packet_takes_no_other_packets_place():
+    reassembler = Reassembler(max_packets=2)
+    begun = [fragment(0, 2, b"x"), fragment(0, 3, b"x"), fragment(1, 3, b"longer")]
+    assert receive_all(reassembler, begun) == []
+    assert receive_all(reassembler, [fragment(1, 2, b"y"), fragment(2, 3, b"y")]) == [b"xy", b"xlongery"]
+
+
 def test_a_packet_that_outgrows_the_bound_is_dropped():
     reassembler = Reassembler(max_bytes=4 * (6 + FRAGMENT_COST))
     values = [fragment(0, 3, b"x"), fragment(1, 3, bytes(400)), fragment(2, 3, b"y")]
@@ -279,6 +305,19 @@ def test_the_default_bounds_take_far_more_than_reticulum_sends(value_limit):
     reassembler = Reassembler()
     packet = packet_of(8192)
     assert receive_all(reassembler, Fragmenter(value_limit).fragment(packet)) == [packet]
+
+
+def test_by_default_eight_of_the_longest_packets_of_microreticulum_may_be_in_progress():
+    reassembler = Reassembler()
+    first, *totals = range(25, 33 + 1)
+    for total in (first, *totals):
+        assert receive_all(reassembler, [fragment(i, total, bytes(507)) for i in range(total - 1)]) == []
+    assert reassembler.packets_in_progress == 8
+    assert counted(reassembler) == {"evicted": 1}
+    for total in totals:
+        assert receive_all(reassembler, [fragment(total - 1, total, b"!")]) == [
+            bytes(507 * (total - 1)) + b"!"
+        ]
 
 
 # --- statistics ---
