@@ -6,11 +6,19 @@ import inspect
 import os
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 # The same examples each time where CI is set, new ones elsewhere.
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
+# Many times over: few examples, and a failure is enough as it is found.
+settings.register_profile(
+    "mutation",
+    deadline=None,
+    derandomize=True,
+    max_examples=30,
+    phases=[Phase.explicit, Phase.generate],
+)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 pytest.register_assert_rewrite("rns_ble.testing.driver_suite")
