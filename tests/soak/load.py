@@ -19,6 +19,7 @@ import trio
 
 from rns_ble.cli.demo import network
 from rns_ble.cli.demo.network import Network, open_network
+from rns_ble.cli.demo.scenario import ANNOUNCE_AGAIN
 
 SAMPLES_EVERY = 5.0
 OBJECTS_EVERY = 30.0
@@ -81,6 +82,7 @@ class Soak:
                 for number in range(1, self._nodes + 1):
                     nursery.start_soon(self._start, number)
             await self._linked()
+            await self._introduce()
         for number in self._net.nodes:
             self._before[number] = await self._sample(number, objects=True)
         self._began = trio.current_time()
@@ -110,6 +112,20 @@ class Soak:
                 and all(other.identity in one.peers for one, other in permutations(nodes.values(), 2))
             )
         )
+
+    async def _introduce(self) -> None:
+        """All announce until all have heard all, so that what is sent at first is not sent in vain."""
+
+        def heard(one: network.Node, other: network.Node) -> bool:
+            return one.has_heard(other.delivery) and one.has_heard(other.resources)
+
+        nodes = self._net.nodes.values()
+        while unheard := {other for one, other in permutations(nodes, 2) if not heard(one, other)}:
+            for node in unheard:
+                for what in ("delivery", "resources"):
+                    await node.tell("announce", what=what)
+            with trio.move_on_after(ANNOUNCE_AGAIN):
+                await self._net.until(lambda: all(heard(one, other) for one, other in permutations(nodes, 2)))
 
     async def _come_to_rest(self) -> None:
         """With no load: all linked again, one link each, nothing queued."""
@@ -174,7 +190,7 @@ class Soak:
 
     async def _lose_links(self) -> None:
         while True:
-            await trio.sleep(self._random.expovariate(1 / LINK_LOST_EVERY))
+            await trio.sleep(self._random.uniform(0.5, 1.5) * LINK_LOST_EVERY)
             number = self._random.randint(1, self._nodes)
             if number not in self._dead:
                 await self._net.nodes[number].tell("lose_a_link")
