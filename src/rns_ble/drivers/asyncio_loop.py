@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -25,6 +24,8 @@ from weakref import WeakSet
 
 import trio
 
+from rns_ble import quiet
+
 with warnings.catch_warnings():
     # On Python 3.12 and later; trio-asyncio takes from asyncio what goes in 3.14, and so do we end at 3.13.
     warnings.filterwarnings("ignore", ".*AbstractChildWatcher.*", DeprecationWarning)
@@ -32,7 +33,7 @@ with warnings.catch_warnings():
 
 trio_asyncio._loop._FakedPolicy.policy = trio_asyncio._loop._original_policy
 
-log = logging.getLogger(__name__)
+log = quiet.logger(__name__)
 
 T = TypeVar("T")
 

@@ -36,6 +36,9 @@ PAIRING_PDUS: Final = 64
 """Pairing PDUs taken on one connection. A pairing has less than 20 each way (Vol 3 Part H, 2.4.4 and 3.6);
 each costs milliseconds of cryptography in Python, and some of them Bumble answers again and again."""
 
+MOST_CAPABLE: Final = bytes([smp.IoCapability.KEYBOARD_DISPLAY])
+"""The last IO capability there is (Vol 3 Part H, 2.3.2); Bumble's task stumbles over those beyond."""
+
 ACL_DATA: Final = bytes([hci.HCI_ACL_DATA_PACKET])
 COMPLETED: Final = bytes([hci.HCI_EVENT_PACKET, hci.HCI_NUMBER_OF_COMPLETED_PACKETS_EVENT])
 """How the two packets begin that come with every value."""
@@ -237,6 +240,8 @@ class RadioDevice(Device):
         """
         channel = self.host.channels.get(connection_handle)
         pairing = connection_handle in self.smp_manager.sessions
+        if pdu[:1] == bytes([smp.CommandCode.PAIRING_REQUEST]) and pdu[1:2] > MOST_CAPABLE:
+            return
         if channel is None or not (pairing or pdu[:1] == bytes([smp.CommandCode.PAIRING_REQUEST])):
             return
         channel.pairing_pdus += 1
