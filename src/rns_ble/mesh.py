@@ -295,9 +295,9 @@ class Mesh:
         if peer is None and len(self.peers) >= PEERS_PER_PLACE * self._config.max_connections:
             log.debug("%s turned away: too many identities come and go", link.address)
             return False
-        if attempt is None:
-            self._make_room(identity)
-        if not self.admission.take_place(link, attempt):
+        if not self.admission.take_place(link, attempt) and not (
+            self._make_room(identity) and self.admission.take_place(link, None)
+        ):
             log.debug("%s turned away: %s", link.address, Verdict.NO_PLACE.value)
             return False
         if peer is None:
@@ -312,24 +312,25 @@ class Mesh:
 
     # --- places ---
 
-    def _make_room(self, identity: bytes | None) -> None:
-        """When all places are taken, close the links to the peer that we know least, if it is to give way."""
-        if self.admission.places.available_tokens:
-            return
-        peer = self._least_known(identity)
-        if peer is not None:
+    def _make_room(self, identity: bytes | None) -> bool:
+        """When all places are taken, close the links to the peer that we know least, if it is to give way.
+
+        Whether there is a place now.
+        """
+        if not self.admission.places.available_tokens and (peer := self._least_known(identity)) is not None:
             log.debug("%s gives way to %s, which is known for longer", peer, (identity or b"").hex())
             self._displaced_at = trio.current_time()
             for link in peer.links:
                 self.admission.lose_place(link)
             peer.give_up_links()
+        return self.admission.places.available_tokens > 0
 
     def _least_known(self, newcomer: bytes | None) -> Peer | None:
         """The peer that gives way to a newcomer; None: nobody does."""
         now = trio.current_time()
-        if newcomer is None or newcomer in self.peers or now < self._displaced_at + DISPLACEMENT_INTERVAL:
-            return None
         linked = {peer.identity: peer.since for peer in self.peers.values() if peer.links}
+        if newcomer is None or newcomer in linked or now < self._displaced_at + DISPLACEMENT_INTERVAL:
+            return None
         least = self._acquaintances.gives_way_to(newcomer, linked, now)
         return None if least is None else self.peers[least]
 

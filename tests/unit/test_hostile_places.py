@@ -122,15 +122,15 @@ async def test_invented_identities_do_not_keep_out_a_peer_that_we_know() -> None
         nursery.cancel_scope.cancel()
 
 
-async def test_also_where_the_known_peer_dials() -> None:
+@pytest.mark.parametrize("away", [0.5, 30])
+async def test_also_where_the_known_peer_dials(away: float) -> None:
     air = Air()
     node = Node(air, 1, config(max_connections=1, enable_central=False))
     async with running(node):
         async with hand(node, REAL):
             await trio.sleep(600)
-        await until(lambda: not node.peers)
         async with hand(node, 9, claims=9) as stranger:
-            await trio.sleep(10)
+            await trio.sleep(away)  # as long as its grace lasts, or longer
             await node.driver.start_advertising()  # its stack has not noticed yet that it is full
             peer = MockBLEDriver(air, address_of(REAL))
             peer.set_identity(identity_of(REAL))
