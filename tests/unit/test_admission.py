@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -25,7 +26,12 @@ IDENTITY = bytes(range(16))
 OURSELVES = bytes(16)
 
 
-def admission_of(linked: set[str | bytes] | None = None, own_address: str | None = OWN, **keys) -> Admission:
+def admission_of(
+    linked: set[str | bytes] | None = None,
+    own_address: str | None = OWN,
+    displaces: Callable[[bytes | None], bool] = lambda _identity: False,
+    **keys,
+) -> Admission:
     linked = set() if linked is None else linked
     return Admission(
         BLEConfig(**keys),
@@ -34,6 +40,7 @@ def admission_of(linked: set[str | bytes] | None = None, own_address: str | None
         own_address=lambda: own_address,
         is_linked=lambda address, identity: address in linked or identity in linked,
         radio_tokens=1,
+        displaces=displaces,
     )
 
 
@@ -320,6 +327,46 @@ async def test_the_oldest_sighting_is_forgotten_but_none_that_matters() -> None:
     assert len(admission.candidates) == 4
 
 
+async def test_whom_we_know_and_still_hear_is_forgotten_last() -> None:
+    admission = admission_of(max_discovered_peers=2)
+    seen(admission, HIGHER, now=100)
+    admission.identified(HIGHER, IDENTITY)
+    for invented, now in ((1, 110), (2, 120), (3, 130)):
+        assert seen(admission, f"02:00:00:00:01:0{invented}", now=now) is not None
+        assert HIGHER in admission.candidates
+    assert seen(admission, "02:00:00:00:01:04", now=130.1) is not None
+    assert HIGHER not in admission.candidates
+
+
+async def test_of_those_we_know_too_the_one_not_heard_for_longest_goes_first() -> None:
+    admission = admission_of(max_discovered_peers=2)
+    for address, now in ((HIGHER, 9), (LOWER, 8)):
+        seen(admission, address, now=now)
+        admission.identified(address, IDENTITY)
+    seen(admission, "02:00:00:00:01:01", now=10)
+    assert set(admission.candidates) == {HIGHER, "02:00:00:00:01:01"}
+
+
+async def test_who_displaces_somebody_is_dialled_when_all_places_are_taken() -> None:
+    admission = admission_of(max_connections=1, displaces=lambda identity: identity == IDENTITY)
+    assert admission.take_place(Link("02:00:00:00:00:77", Role.PERIPHERAL), None)
+    candidate = seen(admission)
+    assert admission.decide(candidate, 0).verdict is Verdict.NO_PLACE
+    admission.identified(HIGHER, IDENTITY)
+    assert admission.decide(candidate, 0).verdict is Verdict.DIAL
+
+
+async def test_a_link_may_lose_its_place_before_it_has_ended() -> None:
+    admission = admission_of(max_connections=1)
+    link, other = Link(HIGHER), Link(LOWER, Role.PERIPHERAL)
+    assert admission.take_place(link, None)
+    admission.lose_place(link)
+    assert admission.take_place(other, None)
+    admission.lose_place(link)
+    admission.link_ended(link, IDENTITY, 0, proven=True)
+    assert admission.places.statistics().borrowers == [other]
+
+
 async def test_of_several_the_one_not_seen_for_longest_is_forgotten() -> None:
     admission = admission_of(max_discovered_peers=3)
     seen(admission, HIGHER, now=9)
@@ -335,6 +382,17 @@ async def test_who_was_just_tried_is_not_forgotten_or_it_would_be_tried_again_at
         pass
     assert seen(admission, LOWER, now=14.9) is None
     assert seen(admission, LOWER, now=15) is not None
+
+
+async def test_whoever_has_been_linked_before_goes_first() -> None:
+    admission = admission_of()
+    seen(admission, "02:00:00:00:01:00", rssi=-30)
+    for address, successes in (("02:00:00:00:01:01", 1), ("02:00:00:00:01:02", 2)):
+        candidate = seen(admission, address, rssi=-70 - successes)
+        for _ in range(successes):
+            admission.succeeded(candidate)
+    ready, _ = admission.due(1)
+    assert [c.address[-2:] for c in ready] == ["01", "02", "00"]
 
 
 async def test_the_best_score_comes_first() -> None:

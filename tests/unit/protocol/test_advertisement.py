@@ -13,6 +13,7 @@ from rns_ble.protocol.advertisement import (
     known_rssi,
     normalise_address,
     parse_capabilities,
+    shown_name,
 )
 
 ONE_SIDED = [Capability.PERIPHERAL_ONLY, Capability.CENTRAL_ONLY]
@@ -69,6 +70,11 @@ def test_every_address_comes_through_and_is_then_left_alone(octets, separator, u
     normal = normalise_address(text.upper() if upper else text)
     assert normal == octets.hex(":").upper()
     assert normalise_address(normal) == normal
+
+
+def test_a_name_is_cut_to_what_an_advertisement_carries():
+    assert shown_name("N" * 32) == "N" * 32
+    assert shown_name("N" * 248) == "N" * 32
 
 
 @pytest.mark.parametrize("sentinel", [-127, -128, 0, 127, None])

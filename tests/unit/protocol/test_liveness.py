@@ -145,6 +145,51 @@ def test_asking_changes_nothing():
     assert liveness.next_due() == 30.0
 
 
+def test_a_doubt_is_a_ping_at_once_and_then_every_fifteen_seconds():
+    liveness = Liveness(0.0, Habits())
+    liveness.doubt(3.0)
+    assert liveness.next_due() == 3.0
+    assert liveness.poll(3.0) == [PING]
+    liveness.sent(ValueKind.PING, 3.0)
+    assert liveness.poll(14.9) == []
+    assert liveness.poll(18.0) == [KEEPALIVE, PING]
+
+
+def test_a_peer_that_knows_the_probe_has_five_seconds_for_its_first_unanswered_ping():
+    liveness = Liveness(0.0, Habits(knows_the_probe=True))
+    assert not liveness.overdue(100.0)
+    liveness.sent(ValueKind.PING, 10.0)
+    liveness.sent(ValueKind.PING, 12.0)
+    assert not liveness.overdue(15.0)
+    assert liveness.overdue(15.1)
+    for no_answer in (ValueKind.KEEPALIVE, ValueKind.IDENTITY, ValueKind.FOREIGN):
+        liveness.heard(no_answer, 15.0)
+        assert liveness.overdue(15.1)
+
+
+@pytest.mark.parametrize("kind", [ValueKind.PONG, ValueKind.PING, ValueKind.FRAGMENT])
+def test_any_data_answers_the_ping(kind):
+    liveness = Liveness(0.0, Habits(knows_the_probe=True))
+    liveness.sent(ValueKind.PING, 10.0)
+    liveness.heard(kind, 16.0)
+    assert not liveness.overdue(100.0)
+    liveness.sent(ValueKind.PING, 110.0)
+    assert liveness.overdue(115.1)
+
+
+def test_a_keepalive_may_be_five_seconds_late():
+    liveness = Liveness(0.0, Habits(sends_keepalives=True))
+    liveness.heard(ValueKind.FRAGMENT, 10.0)
+    assert not liveness.overdue(30.0)
+    assert liveness.overdue(30.1)
+
+
+def test_who_has_promised_nothing_is_never_late():
+    liveness = Liveness(0.0, Habits())
+    liveness.sent(ValueKind.PING, 0.0)
+    assert not liveness.overdue(1000.0)
+
+
 def test_habits_shown_on_one_link_count_on_the_next():
     habits = Habits()
     first = Liveness(0.0, habits)
