@@ -14,6 +14,7 @@ import os
 import random
 import resource
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -65,9 +66,10 @@ def lose_a_link(mesh: Mesh) -> bool:
     return True
 
 
-def our_objects() -> int:
-    """Live objects of classes of this package."""
-    return sum(type(thing).__module__.startswith("rns_ble") for thing in gc.get_objects())
+def our_objects() -> Counter[str]:
+    """Live objects of classes of this package, by class."""
+    kinds = map(type, gc.get_objects())
+    return Counter(kind.__qualname__ for kind in kinds if kind.__module__.startswith("rns_ble"))
 
 
 def taker(to: bytes) -> RNS.Destination:
@@ -92,8 +94,10 @@ class SoakNode(node.Node):
 
     def _sample(self, number: int, *, objects: bool) -> None:
         ble = interface()
+        classes: Counter[str] = Counter()
         if objects:
             gc.collect()
+            classes = our_objects()
         self._events.tell(
             "sample",
             number=number,
@@ -103,7 +107,8 @@ class SoakNode(node.Node):
             cpu=sum(os.times()[:2]),
             dropped=ble.tx_drops,
             not_delivered=ble.packets_dropped,
-            objects=our_objects() if objects else None,
+            objects=classes.total() if objects else None,
+            classes=classes,
             known=len(RNS.Identity.known_destinations),
             rns_links=len(RNS.Transport.active_links) + len(RNS.Transport.pending_links),
             **(on_trio(inside) or {}),
