@@ -159,9 +159,10 @@ class Attempt:
         return math.inf if self.scope.cancel_called else self._since + ATTEMPT_PATIENCE
 
     def give_up_place(self, places: trio.CapacityLimiter) -> None:
-        """Give one limiter back early: its link takes the place in the same step."""
-        self._limiters.remove(places)
-        places.release_on_behalf_of(self)
+        """Give one limiter back early, if it has it still: a link takes the place in the same step."""
+        if places in self._limiters:
+            self._limiters.remove(places)
+            places.release_on_behalf_of(self)
 
     def __enter__(self) -> Self:
         return self
@@ -186,6 +187,7 @@ class Admission:
         is_linked: Callable[[str, bytes | None], bool],
         radio_tokens: float,
         longest_silence: float = SEEN_RECENTLY,
+        heard_within: float = SEEN_RECENTLY,
         displaces: Callable[[bytes | None], bool] = lambda _identity: False,
     ) -> None:
         """`candidates`: by address; what is known already, and kept up to date here.
@@ -194,6 +196,8 @@ class Admission:
         a live link has that address, or that identity when it is known. `radio_tokens`: how many attempts the
         adapter can have in flight; further ones would only wait for their turn inside the driver, under
         their deadline. `longest_silence`: seconds between two sightings of a peer that has not been away.
+        `heard_within`: seconds between two sightings of one that still advertises. Who was not heard for
+        longer is not dialled, for it is gone or has no place for us.
         `displaces(identity)`: whether somebody would give it his place, when all are taken.
         """
         self._config = config
@@ -202,6 +206,7 @@ class Admission:
         self._is_linked = is_linked
         self._displaces = displaces
         self._longest_silence = longest_silence
+        self._heard_within = heard_within
         self.own_capability = Capability.NONE
         """What our advertisement says of us."""
         if not config.enable_central:
@@ -267,7 +272,7 @@ class Admission:
             return Decision(Verdict.OURSELVES)
         if self._is_linked(c.address, c.identity):
             return Decision(Verdict.LINKED)
-        if now - c.last_seen > SEEN_RECENTLY:
+        if now - c.last_seen > self._heard_within:
             return Decision(Verdict.NOT_SEEN)
         grace_ends = c.seen_since + self._config.dial_grace
         way = direction(
@@ -371,7 +376,16 @@ class Admission:
             candidate.identity = identity
 
     def take_place(self, link: BLELink, attempt: Attempt | None) -> bool:
-        """Give the link a place: its attempt's, or a free one. False: `max_connections` are taken."""
+        """Give the link a place: its attempt's, a free one, or another attempt's, which is cancelled.
+
+        A link that is there is worth more than one that may come; and who is turned away has dialled in vain,
+        counts that as our failure, and dials again. False: links have taken `max_connections`.
+        """
+        if attempt is None and not self.places.available_tokens:
+            attempt = next(self._attempts(), None)
+            if attempt is not None:
+                log.debug("%s given up for the link to %s", attempt.address, link.address)
+                attempt.scope.cancel()
         if attempt is not None:
             attempt.give_up_place(self.places)
         try:

@@ -65,6 +65,9 @@ SCAN_WINDOW: Final = 2.0
 """Seconds of one scan in the power modes that pause: BlueZ and Android advertise every 1.28 s or faster by
 default, so one window hears each of them at least once."""
 
+HEARD_AT_LEAST: Final = 5.0
+"""Seconds in which a scan without pause hears everybody who advertises: twice the longest interval in use."""
+
 SAVER_INTERVAL: Final = 60.0
 """Seconds from one scan to the next in power mode `saver` and in nodes that do not dial, at least."""
 
@@ -132,6 +135,7 @@ class Mesh:
             is_linked=self._is_linked,
             radio_tokens=driver.establishing.total_tokens,
             longest_silence=max(SEEN_RECENTLY, _scan_interval(config) + SCAN_WINDOW),
+            heard_within=min(SEEN_RECENTLY, max(HEARD_AT_LEAST, _scan_interval(config) + SCAN_WINDOW)),
             displaces=lambda identity: self._least_known(identity) is not None,
         )
         self._cuts = Cuts(longest_packet)

@@ -30,6 +30,7 @@ def admission_of(
     linked: set[str | bytes] | None = None,
     own_address: str | None = OWN,
     displaces: Callable[[bytes | None], bool] = lambda _identity: False,
+    heard_within: float = 30,
     **keys,
 ) -> Admission:
     linked = set() if linked is None else linked
@@ -41,6 +42,7 @@ def admission_of(
         is_linked=lambda address, identity: address in linked or identity in linked,
         radio_tokens=1,
         displaces=displaces,
+        heard_within=heard_within,
     )
 
 
@@ -91,6 +93,8 @@ class Link(BLELink):
         ({"linked": {HIGHER}}, Verdict.LINKED),
         ({"later": 30.1}, Verdict.NOT_SEEN),
         ({"later": 30}, Verdict.DIAL),
+        ({"later": 7.1, "heard_within": 7}, Verdict.NOT_SEEN),
+        ({"later": 7, "heard_within": 7}, Verdict.DIAL),
     ],
 )
 async def test_verdicts(what: dict, verdict: Verdict) -> None:
@@ -213,8 +217,8 @@ async def test_a_link_takes_the_place_of_its_attempt_in_one_step() -> None:
     candidate = seen(admission)
     link, second = Link(HIGHER), Link(LOWER, Role.PERIPHERAL)
     with admission.begin(candidate, 0) as attempt:
-        assert not admission.take_place(second, None)
         assert admission.take_place(link, attempt)
+        assert not admission.take_place(second, None)
     assert admission.places.borrowed_tokens == 1
     other = seen(admission, "02:00:00:00:00:30")
     assert admission.decide(other, 0).verdict is Verdict.NO_PLACE
@@ -223,6 +227,28 @@ async def test_a_link_takes_the_place_of_its_attempt_in_one_step() -> None:
     assert admission.take_place(second, None)
     admission.link_ended(second, IDENTITY, 0, proven=True)
     assert admission.places.borrowed_tokens == 0
+
+
+async def test_a_link_that_is_there_takes_the_place_of_one_that_may_come() -> None:
+    admission = admission_of(max_connections=1)
+    candidate = seen(admission)
+    link, late = Link(LOWER, Role.PERIPHERAL), Link(HIGHER)
+    with admission.begin(candidate, 0) as attempt, attempt.scope:
+        assert admission.take_place(link, None)
+        assert attempt.scope.cancel_called
+        assert admission.in_flight() == [HIGHER]  # until it has come to its end
+        assert not admission.take_place(late, attempt), "it connected in the moment in which it was cancelled"
+        assert not admission.take_place(Link("02:00:00:00:00:77", Role.PERIPHERAL), None)
+    assert admission.in_flight() == []
+    assert admission.places.statistics().borrowers == [link]
+    assert candidate.failures == 0
+
+
+async def test_with_a_place_free_no_attempt_is_given_up() -> None:
+    admission = admission_of(max_connections=2)
+    with admission.begin(seen(admission), 0) as attempt:
+        assert admission.take_place(Link(LOWER, Role.PERIPHERAL), None)
+        assert not attempt.scope.cancel_called
 
 
 async def test_after_a_link_or_an_attempt_only_a_new_sighting_counts() -> None:

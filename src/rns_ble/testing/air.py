@@ -2,15 +2,18 @@
 
 All of it is one Trio run; under `run_in_virtual_time` it is deterministic and takes no real time. What the
 air does to a link is set on the `Air`: range, signal strength, latency, ATT MTU, how long a connect takes,
-who refuses one and with whom it hangs, how far values overtake each other. Values are never lost one by one:
+who refuses one and with whom it hangs, how far values overtake each other. An `Air` of another kind overrides
+`heard_by`, `reach`, `strength` and `travel_time`, which are all that drivers ask for. Values are never lost
+one by one:
 on a real link the Link Layer repeats them until they arrive or the link is lost (Core Specification, Vol 6
 Part B, 4.5.9), so it is links that are lost here.
 """
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -96,6 +99,33 @@ class Air:
                 if _pair(link.own_address, link.address) == _pair(one, other):
                     link.lose()
 
+    def strength(self, one: str, other: str) -> int | None:
+        """The signal between two addresses, in dBm; None when unknown."""
+        return self.rssis.get(_pair(one, other), self.rssi)
+
+    def travel_time(self, one: str, other: str) -> float:
+        """Seconds that a value travels between two addresses; asked once for each end of a link."""
+        return self.latency
+
+    def heard_by(self, listener: MockBLEDriver) -> Iterator[tuple[MockBLEDriver, int | None]]:
+        """Whose advertisement a scanning driver hears now, and how strong."""
+        for driver in self.drivers:
+            if driver is not listener and self.in_range(listener.radio_address, driver.radio_address):
+                yield driver, self.strength(listener.radio_address, driver.radio_address)
+
+    async def reach(self, own_address: str, address: str) -> MockBLEDriver:
+        """What `connect` does up to the connection: the driver at this address.
+
+        Takes the time that the radio does, without end when nobody answers. Raises `PeerUnreachable`.
+        """
+        await trio.sleep(self.connect_time)
+        if address in self.hanging or not self.in_range(own_address, address):
+            await trio.sleep_forever()
+        peer = self.advertiser(address)
+        if peer is None or address in self.refusing:
+            raise PeerUnreachable(f"{address} refuses the connection")
+        return peer
+
     def advertiser(self, address: str) -> MockBLEDriver | None:
         """The driver that advertises under this address."""
         for driver in self.drivers:
@@ -112,19 +142,19 @@ class MockLink(BLELink):
         self.address = address
         self.own_address = own_address
         self.role = role
-        self.rssi = air.rssis.get(_pair(own_address, address), air.rssi)
+        self.rssi = air.strength(own_address, address)
         self.data_path = "air"
         self.peer: MockLink
         self.keeps_order = not air.overtaking
         self.shared = driver if driver.shares_notifications and role is Role.PERIPHERAL else None
         self._driver = driver
         self._att_mtu = air.att_mtus.get(_pair(own_address, address), air.att_mtu)
-        self._latency = air.latency
+        self._latency = air.travel_time(own_address, address)
         self._inbox_send, self._inbox = trio.open_memory_channel[tuple[float, bytes]](VALUES_BUFFERED)
         self._arriving: list[tuple[float, bytes]] = []
         self._sending = trio.StrictFIFOLock()
         self._closed = False
-        driver.links.add(self)
+        driver.links[self] = None
 
     @property
     def att_mtu(self) -> int:
@@ -176,7 +206,7 @@ class MockLink(BLELink):
         """End the link on both sides, as when it is out of range."""
         for end in (self, self.peer):
             end._inbox_send.close()
-            end._driver.links.discard(end)
+            end._driver.links.pop(end, None)
 
     async def aclose(self) -> None:
         self.lose()
@@ -196,15 +226,18 @@ class MockBLEDriver(BLEDriverInterface):
         hides_address: bool = False,
         simultaneous_connects: int = 1,
         shares_notifications: bool = False,
+        most_links: float = math.inf,
     ) -> None:
         """`hides_address`: behave like a platform that does not tell its own address, as Android.
         `shares_notifications`: what it notifies goes to all of its centrals, as with BlueZ before 5.69.
+        `most_links`: how many the controller holds; then it does not advertise, and connects to nobody.
         """
         super().__init__(simultaneous_connects=simultaneous_connects)
         self.air = air
         self.shares_notifications = shares_notifications
         self.hides_address = hides_address
-        self.links: set[MockLink] = set()
+        self.most_links = most_links
+        self.links: dict[MockLink, None] = {}  # a set would be in another order in each run
         self.advertised_identity: bytes | None = None
         """What the Identity characteristic answers; a test may set it to something no peer should accept."""
         self.radio_address = normalise_address(address)
@@ -283,7 +316,7 @@ class MockBLEDriver(BLEDriverInterface):
 
     @property
     def state(self) -> DriverState:
-        return self._state
+        return self._state & ~DriverState.ADVERTISING if len(self.links) >= self.most_links else self._state
 
     @property
     def connected_peers(self) -> list[str]:
@@ -316,19 +349,12 @@ class MockBLEDriver(BLEDriverInterface):
     async def _hear_advertisements(self) -> None:
         while True:
             await self._scan_requested.wait()
-            for driver in self.air.drivers:
-                if (
-                    driver is not self
-                    and DriverState.ADVERTISING in driver.state
-                    and driver._service_uuid == self._service_uuid
-                    and self.air.in_range(self.radio_address, driver.radio_address)
-                ):
+            for driver, rssi in self.air.heard_by(self):
+                if DriverState.ADVERTISING in driver.state and driver._service_uuid == self._service_uuid:
                     self._sight(
                         BLEDevice(
                             address=driver.radio_address,
-                            rssi=self.air.rssis.get(
-                                _pair(self.radio_address, driver.radio_address), self.air.rssi
-                            ),
+                            rssi=rssi,
                             name=driver._device_name,
                             manufacturer_data=driver._manufacturer_data,
                         )
@@ -341,12 +367,9 @@ class MockBLEDriver(BLEDriverInterface):
             self.air.connects.append((trio.current_time(), own_address, address))
             if self.air.one_link_per_pair and address in self.connected_peers:
                 raise AlreadyConnected(f"{address} is linked already")
-            await trio.sleep(self.air.connect_time)
-            if address in self.air.hanging or not self.air.in_range(own_address, address):
-                await trio.sleep_forever()
-            peer = self.air.advertiser(address)
-            if peer is None or address in self.air.refusing:
-                raise PeerUnreachable(f"{address} refuses the connection")
+            if len(self.links) >= self.most_links:
+                raise PeerUnreachable(f"the controller holds no more than {self.most_links} links")
+            peer = await self.air.reach(own_address, address)
             if self.air.one_link_per_pair and address in self.connected_peers:
                 raise AlreadyConnected(f"{address} is linked already")
             return await self._establish(peer, own_address, address)

@@ -1,0 +1,92 @@
+"""A mesh of N nodes in virtual time: how it dials, and whether it holds together.
+
+All nodes are switched on within ten seconds, disturbed for three minutes (links lost, addresses changed), and
+left alone for three more. Every node runs the mesh itself; see docs/simulator.md for what the figures mean.
+
+    python benchmarks/storm.py [--nodes N] [--seed S] [--json]
+
+Without `--nodes`: 10, 50, 200 and 500, each in a process of its own, so that memory is that of one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+from rns_ble.testing.simulation import Report, Storm, storm
+
+SIZES = (10, 50, 200, 500)
+
+PROGRESS_EVERY = 30
+"""Virtual seconds from one line of progress to the next."""
+
+KIBIBYTES_OF_MAXRSS = 1 / 1024 if sys.platform == "darwin" else 1
+"""`ru_maxrss` is in bytes there, in KiB everywhere else."""
+
+
+def peak_memory() -> float:
+    """KiB that this process has had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIBIBYTES_OF_MAXRSS
+
+
+def measure(setting: Storm) -> dict[str, Any]:
+    """One run: what the simulator reports, and what it cost here."""
+
+    def progress(now: float) -> None:
+        if round(now) % PROGRESS_EVERY == 0:
+            print(f"{setting.nodes} nodes: {now:.0f} of {setting.virtual_seconds:.0f} s", file=sys.stderr)
+
+    memory, cpu, wall = peak_memory(), time.process_time(), time.perf_counter()
+    report: Report = storm(setting, progress)
+    return {
+        **dataclasses.asdict(report),
+        "wall_seconds": round(time.perf_counter() - wall, 2),
+        "cpu_seconds_per_node": round((time.process_time() - cpu) / setting.nodes, 4),
+        "memory_kib_per_node": round((peak_memory() - memory) / setting.nodes, 1),
+    }
+
+
+def measure_apart(nodes: int, seed: int) -> dict[str, Any]:
+    """The same in another process."""
+    command = [sys.executable, __file__, "--json", "--nodes", str(nodes), "--seed", str(seed)]
+    result: dict[str, Any] = json.loads(
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    )
+    return result
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="A mesh of N nodes in virtual time.")
+    parser.add_argument("--nodes", type=int, metavar="N", help="how many (10, 50, 200 and 500)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="the same seed, the same run (0)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    if arguments.nodes is not None and arguments.nodes < 1:
+        parser.error("there is at least one node")
+
+    if arguments.nodes is None:
+        results = [measure_apart(nodes, arguments.seed) for nodes in SIZES]
+    else:
+        results = [measure(Storm(arguments.nodes, arguments.seed))]
+    if arguments.json:
+        print(json.dumps(results[0] if arguments.nodes is not None else {"runs": results}))
+        return
+    for key in results[0]:
+        print(f"{key:44}" + "".join(f"{_text(result[key]):>12}" for result in results))
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "never" if value is None else f"{value:,}"
+
+
+if __name__ == "__main__":
+    main()

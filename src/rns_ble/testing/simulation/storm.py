@@ -1,0 +1,175 @@
+"""All nodes are switched on at once, disturbed for some minutes, then left alone.
+
+`connected` means: the graph whose edges are the pairs of nodes that are peers of each other, over a live
+link, is in one piece. `max_connections` limits every node to seven edges, however many are in range.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import trio
+
+from rns_ble.config import BLEConfig
+from rns_ble.testing.simulation.invariants import Checker
+from rns_ble.testing.simulation.node import Node
+from rns_ble.testing.simulation.report import Report
+from rns_ble.testing.simulation.world import Conditions, SimulatedDriver, World, connected, scatter
+from rns_ble.testing.virtual_time import run_in_virtual_time
+
+STEADY: Final = 120.0
+"""Seconds at the end in which dialling is to have stopped."""
+
+CALMING: Final = 60.0
+"""Seconds between the last disturbance and these: who was lost has a dial grace, and is found again."""
+
+
+@dataclass(frozen=True)
+class Storm:
+    """What to run. Seconds are virtual."""
+
+    nodes: int
+    seed: int = 0
+    neighbours: float = 7.0
+    """Stations in range of each on average. About half have more than `max_connections` allow."""
+    arriving: float = 10.0
+    """Seconds in which all are switched on."""
+    disturbed: float = 180.0
+    """Seconds, from the beginning, in which links are lost and addresses change."""
+    rotating: float = 0.25
+    """The share of stations that change their address and do not know it, as telephones do."""
+    aggressive: float = 0.2
+    """The share of stations on mains: they scan all the time."""
+    conditions: Conditions = field(default_factory=Conditions)
+
+    @property
+    def virtual_seconds(self) -> float:
+        """How long it lasts."""
+        return self.disturbed + CALMING + STEADY
+
+
+def storm(setting: Storm, progress: Callable[[float], None] = lambda _now: None) -> Report:
+    """Run it. Raises `InvariantViolation`. `progress` is called each virtual second, with the time."""
+    return run_in_virtual_time(_Run(setting, progress).run, seed=setting.seed)
+
+
+class _Run:
+    def __init__(self, setting: Storm, progress: Callable[[float], None]) -> None:
+        self.setting = setting
+        self.progress = progress
+        self.world = World(setting.seed, setting.conditions)
+        self.nodes = [self._node(number) for number in range(setting.nodes)]
+        drivers = [node.driver for node in self.nodes]
+        self.world.settle(drivers, scatter(setting.nodes, setting.neighbours, self.world.random))
+        self.by_identity = {node.identity: node.driver.number for node in self.nodes}
+        self.blacklisted: set[tuple[int, str, float]] = set()
+        self.connected_at: float | None = None
+
+    def _node(self, number: int) -> Node:
+        draw = self.world.random.random
+        rotates = draw() < self.setting.rotating
+        driver = SimulatedDriver(self.world, self.world.new_address(), hides_address=rotates)
+        config = BLEConfig(power_mode="aggressive" if draw() < self.setting.aggressive else "balanced")
+        return Node(driver, random.Random(f"{self.setting.seed} {number}").randbytes(16), config)
+
+    async def run(self) -> Report:
+        setting = self.setting
+        with trio.CancelScope() as scope:
+            checker = Checker(setting.seed, scope.cancel)
+            for node in self.nodes:
+                node.driver.before_connect = partial(checker.on_attempt, node)
+            trio.lowlevel.add_instrument(checker)
+            try:
+                async with trio.open_nursery() as nursery:
+                    for node in self.nodes:
+                        nursery.start_soon(self._switch_on, node)
+                    nursery.start_soon(self._disturb)
+                    await self._watch()
+                    report = self._report(checker)
+                    nursery.cancel_scope.cancel()
+            finally:
+                trio.lowlevel.remove_instrument(checker)
+        checker.raise_if_violated()
+        return report
+
+    async def _switch_on(self, node: Node) -> None:
+        await trio.sleep(self.world.random.uniform(0, self.setting.arriving))
+        await node.run()
+
+    async def _disturb(self) -> None:
+        drivers = [node.driver for node in self.nodes]
+        with trio.move_on_after(self.setting.disturbed):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.world.flap, drivers)
+                for driver in drivers:
+                    if driver.hides_address:
+                        nursery.start_soon(self.world.rotate, driver)
+
+    async def _watch(self) -> None:
+        end = trio.current_time() + self.setting.virtual_seconds
+        while trio.current_time() < end:
+            await trio.sleep(1)
+            self.progress(trio.current_time())
+            self.world.judge_links()
+            self._look_for_blacklisted()
+            late = trio.current_time() >= self.setting.arriving
+            if late and self.connected_at is None and len(self._pieces()) == 1:
+                self.connected_at = trio.current_time()
+
+    def _look_for_blacklisted(self) -> None:
+        """A blacklisting lasts a minute, so that looking each second misses none."""
+        now = trio.current_time()
+        for node in self.nodes:
+            if node.mesh is None:
+                continue
+            for candidate in node.mesh.admission.candidates.values():
+                if (
+                    candidate.blacklisted_until > now
+                    and self.world.stations[candidate.address].radio_address == candidate.address
+                ):
+                    self.blacklisted.add((node.driver.number, candidate.address, candidate.blacklisted_until))
+
+    def _edges(self) -> list[tuple[int, int]]:
+        """Pairs of nodes that are peers of each other over a live link."""
+        linked = [node.linked() for node in self.nodes]
+        return [
+            (number, self.by_identity[identity])
+            for number, identities in enumerate(linked)
+            for identity in identities
+            if number < self.by_identity[identity]
+            and self.nodes[number].identity in linked[self.by_identity[identity]]
+        ]
+
+    def _pieces(self) -> list[list[int]]:
+        return connected(len(self.nodes), self._edges())
+
+    def _report(self, checker: Checker) -> Report:
+        world, setting = self.world, self.setting
+        now = trio.current_time()
+        world.judge_links(all_of_them=True)
+        steady = sum(time > now - STEADY for time in world.attempt_times)
+        around = [len(neighbours) for neighbours in world.neighbours]
+        return Report(
+            nodes=setting.nodes,
+            seed=setting.seed,
+            neighbours_mean=round(sum(around) / len(around), 2),
+            neighbours_most=max(around),
+            links=world.links_made,
+            links_doubled=world.links_doubled,
+            links_short=world.links_short,
+            links_live=len(self._edges()),
+            attempts=len(world.attempt_times),
+            attempts_per_link=round(len(world.attempt_times) / max(world.links_made, 1), 3),
+            max_concurrent_attempts_per_address=world.most_by_one,
+            max_concurrent_attempts_per_address_by_all=world.most_by_all,
+            healthy_blacklisted=len(self.blacklisted),
+            connected=len(self._pieces()) == 1,
+            time_to_connected=self.connected_at,
+            attempts_per_minute_steady=round(steady * 60 / STEADY, 2),
+            steps_checked=checker.steps,
+            virtual_seconds=round(now, 3),
+        )
