@@ -175,6 +175,10 @@ class MockLink(BLELink):
     async def send(self, value: bytes) -> None:
         if len(value) > self.value_limit:
             raise ValueError(f"value of {len(value)} bytes on a link that carries {self.value_limit}")
+        await self.transmit(value)
+
+    async def transmit(self, value: bytes) -> None:
+        """As `send`, for a station with a stack that lets values of any length through."""
         async with self._sending:
             arrival = trio.current_time() + self._latency
             for link in self._reaching():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Final, NoReturn
 
+import trio
+
 from rns_ble.config import BLEConfig
 from rns_ble.mesh import Mesh, supervise
 from rns_ble.peer import Peer
@@ -28,6 +30,8 @@ class Node:
         """The mesh that runs now."""
         self.peers: dict[bytes, Peer] = {}
         """The RNS interfaces, by identity."""
+        self.joins = 0
+        """How many RNS interfaces there have been."""
         self.packets: list[tuple[bytes, bytes]] = []
         """Received: identity and packet."""
         self.broken: list[str] = []
@@ -45,10 +49,10 @@ class Node:
         """The identities with a live link."""
         return {identity for identity, peer in self.peers.items() if peer.links}
 
-    def send(self, identity: bytes, packet: bytes) -> bool:
-        """Queue a packet for a peer. False: there is no such peer, or no room."""
-        peer = self.peers.get(identity)
-        return peer is not None and peer.outgoing.put(packet)
+    async def send(self, identity: bytes, packet: bytes) -> None:
+        """Queue a packet for a peer that is linked."""
+        assert self.peers[identity].outgoing.put(packet), "a test sends less than the queue holds"
+        await trio.lowlevel.checkpoint()
 
     # --- the mesh's listener ---
 
@@ -67,6 +71,7 @@ class Node:
         if peer.identity in self.peers:
             self.broken.append(f"a second interface for {peer}")
         self.peers[peer.identity] = peer
+        self.joins += 1
 
     def packet_received(self, peer: Peer, packet: bytes) -> None:
         """See `rns_ble.mesh.Listener`."""

@@ -39,7 +39,7 @@ class Report:
     time_to_connected: float | None
     """Until it first was, with the last station switched on and in spite of all disturbances."""
     attempts_per_minute_steady: float
-    """Of all stations together, in the last two minutes: nothing is lost or moves any more."""
+    """Of all stations together, in the last two minutes by default: nothing is lost or moves any more."""
     steps_checked: int
     """Steps of tasks after which the invariants were checked."""
     virtual_seconds: float

@@ -21,11 +21,8 @@ from rns_ble.testing.simulation.report import Report
 from rns_ble.testing.simulation.world import Conditions, SimulatedDriver, World, connected, scatter
 from rns_ble.testing.virtual_time import run_in_virtual_time
 
-STEADY: Final = 120.0
-"""Seconds at the end in which dialling is to have stopped."""
-
 CALMING: Final = 60.0
-"""Seconds between the last disturbance and these: who was lost has a dial grace, and is found again."""
+"""Seconds from the last disturbance to the steady state: who was lost has a dial grace first."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,8 @@ class Storm:
     """Seconds in which all are switched on."""
     disturbed: float = 180.0
     """Seconds, from the beginning, in which links are lost and addresses change."""
+    steady: float = 120.0
+    """Seconds at the end in which dialling is to have stopped."""
     rotating: float = 0.25
     """The share of stations that change their address and do not know it, as telephones do."""
     aggressive: float = 0.2
@@ -49,7 +48,7 @@ class Storm:
     @property
     def virtual_seconds(self) -> float:
         """How long it lasts."""
-        return self.disturbed + CALMING + STEADY
+        return self.disturbed + CALMING + self.steady
 
 
 def storm(setting: Storm, progress: Callable[[float], None] = lambda _now: None) -> Report:
@@ -151,7 +150,7 @@ class _Run:
         world, setting = self.world, self.setting
         now = trio.current_time()
         world.judge_links(all_of_them=True)
-        steady = sum(time > now - STEADY for time in world.attempt_times)
+        steady = sum(time > now - setting.steady for time in world.attempt_times)
         around = [len(neighbours) for neighbours in world.neighbours]
         return Report(
             nodes=setting.nodes,
@@ -169,7 +168,7 @@ class _Run:
             healthy_blacklisted=len(self.blacklisted),
             connected=len(self._pieces()) == 1,
             time_to_connected=self.connected_at,
-            attempts_per_minute_steady=round(steady * 60 / STEADY, 2),
+            attempts_per_minute_steady=round(steady * 60 / setting.steady, 2),
             steps_checked=checker.steps,
             virtual_seconds=round(now, 3),
         )

@@ -18,7 +18,7 @@ from typing import Final
 
 import trio
 
-from rns_ble.drivers.base import BLELink, DriverState, PeerUnreachable
+from rns_ble.drivers.base import DriverState, PeerUnreachable
 from rns_ble.testing.air import Air, MockBLEDriver, MockLink
 
 RANGE: Final = 30.0
@@ -54,8 +54,8 @@ class Conditions:
     """Times a minute that a station and one of its neighbours go out of each other's range."""
     flap_time: tuple[float, float] = (1.0, 20.0)
     """How long they stay so."""
-    rotation: float = 300.0
-    """Between two changes of address of a station that changes it. Telephones take 900 s."""
+    rotation: float = 900.0
+    """Between two changes of address of a station that changes it: what telephones take."""
 
 
 class SimulatedDriver(MockBLEDriver):
@@ -88,7 +88,7 @@ class SimulatedDriver(MockBLEDriver):
         super().rotate_address(address)
         self.air.stations[self.radio_address] = self
 
-    async def connect(self, address: str) -> BLELink:
+    async def connect(self, address: str) -> MockLink:
         """As `MockBLEDriver.connect`, and counted."""
         self.before_connect(address)
         world = self.air
