@@ -3,7 +3,7 @@
 All nodes are switched on within ten seconds, disturbed for three minutes (links lost, addresses changed), and
 left alone for three more. Every node runs the mesh itself; see docs/simulator.md for what the figures mean.
 
-    python benchmarks/storm.py [--nodes N] [--seed S] [--json]
+    python benchmarks/storm.py [--nodes N] [--seed S] [--json] [--foreign SHARE] [--neighbours M]
 
 Without `--nodes`: 10, 50, 200 and 500, each in a process of its own, so that memory is that of one run.
 """
@@ -52,9 +52,9 @@ def measure(setting: Storm) -> dict[str, Any]:
     }
 
 
-def measure_apart(nodes: int, seed: int) -> dict[str, Any]:
-    """The same in another process."""
-    command = [sys.executable, __file__, "--json", "--nodes", str(nodes), "--seed", str(seed)]
+def measure_apart(nodes: int) -> dict[str, Any]:
+    """One run in another process, with the other arguments of this one."""
+    command = [sys.executable, __file__, "--json", *sys.argv[1:], "--nodes", str(nodes)]
     result: dict[str, Any] = json.loads(
         subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     )
@@ -66,15 +66,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A mesh of N nodes in virtual time.")
     parser.add_argument("--nodes", type=int, metavar="N", help="how many (10, 50, 200 and 500)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="the same seed, the same run (0)")
+    parser.add_argument("--foreign", type=float, default=0.0, metavar="SHARE", help="of other dialects (0)")
+    parser.add_argument("--neighbours", type=float, default=7.0, metavar="M", help="in range on average (7)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     if arguments.nodes is not None and arguments.nodes < 1:
         parser.error("there is at least one node")
 
     if arguments.nodes is None:
-        results = [measure_apart(nodes, arguments.seed) for nodes in SIZES]
+        results = [measure_apart(nodes) for nodes in SIZES]
     else:
-        results = [measure(Storm(arguments.nodes, arguments.seed))]
+        setting = Storm(
+            arguments.nodes, arguments.seed, neighbours=arguments.neighbours, foreign=arguments.foreign
+        )
+        results = [measure(setting)]
     if arguments.json:
         print(json.dumps(results[0] if arguments.nodes is not None else {"runs": results}))
         return

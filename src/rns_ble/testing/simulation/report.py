@@ -13,12 +13,15 @@ class Report:
     """
 
     nodes: int
+    nodes_foreign: int
+    """Of these, those of other implementations."""
     seed: int
     neighbours_mean: float
     """Stations in range of a station."""
     neighbours_most: int
     links: int
-    """Links established: they lasted 5 s, and joined two stations that were not linked just then."""
+    """Links that ours dialled and that were established: they lasted 5 s, and joined two stations that were
+    not linked just then."""
     links_doubled: int
     """Links between two stations that were linked already: one of them had changed its address."""
     links_short: int
@@ -26,7 +29,9 @@ class Report:
     links_live: int
     """Pairs of stations that are linked at the end."""
     attempts: int
-    """Calls of a driver's `connect`."""
+    """Calls of a driver's `connect` by ours."""
+    attempts_foreign: int
+    """By others, who dial as they always do."""
     attempts_per_link: float
     max_concurrent_attempts_per_address: int
     """Of one station at one address."""
@@ -39,7 +44,7 @@ class Report:
     time_to_connected: float | None
     """Until it first was, with the last station switched on and in spite of all disturbances."""
     attempts_per_minute_steady: float
-    """Of all stations together, in the last two minutes by default: nothing is lost or moves any more."""
+    """Of all nodes of ours together, in the last two minutes: nothing is lost or moves any more."""
     steps_checked: int
     """Steps of tasks after which the invariants were checked."""
     virtual_seconds: float

@@ -7,6 +7,7 @@ link, is in one piece. `max_connections` limits every node to seven edges, howev
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Final
 import trio
 
 from rns_ble.config import BLEConfig
+from rns_ble.testing.simulation.dialects import DIALECTS, Foreigner
 from rns_ble.testing.simulation.invariants import Checker
 from rns_ble.testing.simulation.node import Node
 from rns_ble.testing.simulation.report import Report
@@ -41,6 +43,8 @@ class Storm:
     """Seconds at the end in which dialling is to have stopped."""
     rotating: float = 0.25
     """The share of stations that change their address and do not know it, as telephones do."""
+    foreign: float = 0.0
+    """The share of stations of other implementations, each of a dialect drawn from `DIALECTS`."""
     aggressive: float = 0.2
     """The share of stations on mains: they scan all the time."""
     conditions: Conditions = field(default_factory=Conditions)
@@ -61,19 +65,24 @@ class _Run:
         self.setting = setting
         self.progress = progress
         self.world = World(setting.seed, setting.conditions)
-        self.nodes = [self._node(number) for number in range(setting.nodes)]
-        drivers = [node.driver for node in self.nodes]
+        self.stations = [self._station(number) for number in range(setting.nodes)]
+        self.nodes = [station for station in self.stations if isinstance(station, Node)]
+        drivers = [station.driver for station in self.stations]
         self.world.settle(drivers, scatter(setting.nodes, setting.neighbours, self.world.random))
-        self.by_identity = {node.identity: node.driver.number for node in self.nodes}
-        self.blacklisted: set[tuple[int, str, float]] = set()
+        self.by_identity = {station.identity: station.driver.number for station in self.stations}
+        self.blacklisted: dict[tuple[int, str, float], bool] = {}
+        """Who blacklisted which address until when, and whether the station there took links just then."""
         self.connected_at: float | None = None
 
-    def _node(self, number: int) -> Node:
+    def _station(self, number: int) -> Node | Foreigner:
         draw = self.world.random.random
         rotates = draw() < self.setting.rotating
         driver = SimulatedDriver(self.world, self.world.new_address(), hides_address=rotates)
+        identity = random.Random(f"{self.setting.seed} {number}").randbytes(16)
+        if draw() < self.setting.foreign:
+            return Foreigner(driver, identity, self.world.random.choice(DIALECTS))
         config = BLEConfig(power_mode="aggressive" if draw() < self.setting.aggressive else "balanced")
-        return Node(driver, random.Random(f"{self.setting.seed} {number}").randbytes(16), config)
+        return Node(driver, identity, config)
 
     async def run(self) -> Report:
         setting = self.setting
@@ -84,8 +93,8 @@ class _Run:
             trio.lowlevel.add_instrument(checker)
             try:
                 async with trio.open_nursery() as nursery:
-                    for node in self.nodes:
-                        nursery.start_soon(self._switch_on, node)
+                    for station in self.stations:
+                        nursery.start_soon(self._switch_on, station)
                     nursery.start_soon(self._disturb)
                     await self._watch()
                     report = self._report(checker)
@@ -95,12 +104,12 @@ class _Run:
         checker.raise_if_violated()
         return report
 
-    async def _switch_on(self, node: Node) -> None:
+    async def _switch_on(self, station: Node | Foreigner) -> None:
         await trio.sleep(self.world.random.uniform(0, self.setting.arriving))
-        await node.run()
+        await station.run()
 
     async def _disturb(self) -> None:
-        drivers = [node.driver for node in self.nodes]
+        drivers = [station.driver for station in self.stations]
         with trio.move_on_after(self.setting.disturbed):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.world.flap, drivers)
@@ -126,46 +135,59 @@ class _Run:
             if node.mesh is None:
                 continue
             for candidate in node.mesh.admission.candidates.values():
-                if (
-                    candidate.blacklisted_until > now
-                    and self.world.stations[candidate.address].radio_address == candidate.address
-                ):
-                    self.blacklisted.add((node.driver.number, candidate.address, candidate.blacklisted_until))
+                if candidate.blacklisted_until > now:
+                    what = node.driver.number, candidate.address, candidate.blacklisted_until
+                    self.blacklisted.setdefault(what, self._takes_links(candidate.address))
+
+    def _takes_links(self, address: str) -> bool:
+        driver = self.world.stations[address]
+        station = self.stations[driver.number]
+        full = isinstance(station, Foreigner) and not station.has_room
+        return driver.radio_address == address and not full
 
     def _edges(self) -> list[tuple[int, int]]:
-        """Pairs of nodes that are peers of each other over a live link."""
-        linked = [node.linked() for node in self.nodes]
+        """Pairs of stations that are peers of each other over a live link."""
+        linked = [station.linked() for station in self.stations]
         return [
             (number, self.by_identity[identity])
             for number, identities in enumerate(linked)
             for identity in identities
             if number < self.by_identity[identity]
-            and self.nodes[number].identity in linked[self.by_identity[identity]]
+            and self.stations[number].identity in linked[self.by_identity[identity]]
         ]
 
     def _pieces(self) -> list[list[int]]:
-        return connected(len(self.nodes), self._edges())
+        return connected(len(self.stations), self._edges())
 
     def _report(self, checker: Checker) -> Report:
         world, setting = self.world, self.setting
         now = trio.current_time()
         world.judge_links(all_of_them=True)
-        steady = sum(time > now - setting.steady for time in world.attempt_times)
+        ours = {node.driver.number for node in self.nodes}
+        attempts = [time for time, number in world.attempts if number in ours]
+        steady = sum(time > now - setting.steady for time in attempts)
         around = [len(neighbours) for neighbours in world.neighbours]
+
+        def of_ours(links: Counter[int]) -> int:
+            return sum(links[number] for number in ours)
+
+        links = of_ours(world.links_made)
         return Report(
             nodes=setting.nodes,
             seed=setting.seed,
             neighbours_mean=round(sum(around) / len(around), 2),
             neighbours_most=max(around),
-            links=world.links_made,
-            links_doubled=world.links_doubled,
-            links_short=world.links_short,
+            nodes_foreign=setting.nodes - len(ours),
+            links=links,
+            links_doubled=of_ours(world.links_doubled),
+            links_short=of_ours(world.links_short),
             links_live=len(self._edges()),
-            attempts=len(world.attempt_times),
-            attempts_per_link=round(len(world.attempt_times) / max(world.links_made, 1), 3),
+            attempts=len(attempts),
+            attempts_foreign=len(world.attempts) - len(attempts),
+            attempts_per_link=round(len(attempts) / max(links, 1), 3),
             max_concurrent_attempts_per_address=world.most_by_one,
             max_concurrent_attempts_per_address_by_all=world.most_by_all,
-            healthy_blacklisted=len(self.blacklisted),
+            healthy_blacklisted=sum(self.blacklisted.values()),
             connected=len(self._pieces()) == 1,
             time_to_connected=self.connected_at,
             attempts_per_minute_steady=round(steady * 60 / setting.steady, 2),

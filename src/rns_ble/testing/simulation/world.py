@@ -116,12 +116,13 @@ class World(Air):
         """Who is in range of whom and how strong, when nothing is in the way; by the driver's number."""
         self._blocked: Counter[frozenset[int]] = Counter()
         # Counts.
-        self.attempt_times: list[float] = []
-        self.links_made = 0
-        """Links that lasted and joined two stations that were not linked."""
-        self.links_doubled = 0
+        self.attempts: list[tuple[float, int]] = []
+        """Each, with its time and the number of the station that dialled."""
+        self.links_made: Counter[int] = Counter()
+        """Links that lasted and joined two stations that were not linked, by the one that dialled."""
+        self.links_doubled: Counter[int] = Counter()
         """Links that lasted and joined two stations that were linked already."""
-        self.links_short = 0
+        self.links_short: Counter[int] = Counter()
         """Links that did not last."""
         self.most_by_one = 0
         """Attempts under way at once by one station at one address, at most."""
@@ -224,7 +225,7 @@ class World(Air):
 
     def attempt_began(self, driver: SimulatedDriver, address: str) -> None:
         """For `SimulatedDriver`: `connect` was called."""
-        self.attempt_times.append(trio.current_time())
+        self.attempts.append((trio.current_time(), driver.number))
         self._by_one[driver.number, address] += 1
         self._by_all[address] += 1
         self.most_by_one = max(self.most_by_one, self._by_one[driver.number, address])
@@ -246,12 +247,11 @@ class World(Air):
         now = trio.current_time()
         while self._young and (all_of_them or self._young[0][0] + LASTING <= now):
             _, doubled, link = self._young.popleft()
-            if link not in self.stations[link.own_address].links:
-                self.links_short += 1
-            elif doubled:
-                self.links_doubled += 1
+            dialler = self.stations[link.own_address]
+            if link not in dialler.links:
+                self.links_short[dialler.number] += 1
             else:
-                self.links_made += 1
+                (self.links_doubled if doubled else self.links_made)[dialler.number] += 1
 
     # --- what happens ---
 
