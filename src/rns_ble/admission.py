@@ -76,6 +76,7 @@ class Verdict(enum.Enum):
     NOT_SEEN = "not seen lately"
     NOT_SEEN_SINCE = "not seen since its last link or attempt"
     NO_PLACE = "max_connections reached"
+    LAST_PLACE = "the last place is for somebody who dials us"
 
 
 _BY_DIRECTION: Final = {
@@ -294,9 +295,21 @@ class Admission:
             return Decision(Verdict.NOT_SEEN_SINCE)
         if not self.places.available_tokens and not self._displaces(c.identity):
             return Decision(Verdict.NO_PLACE)
+        if self.places.available_tokens == 1 and self._keeps_last_place(c):
+            return Decision(Verdict.LAST_PLACE)
         if not self.radio.available_tokens:
             return Decision(Verdict.RADIO_BUSY, min(attempt.gives_way_at for attempt in self._attempts()))
         return Decision(Verdict.DIAL)
+
+    def _keeps_last_place(self, c: Candidate) -> bool:
+        """Whether we wait to be dialled rather than give our last place to this candidate.
+
+        Nodes that come one by one would else fill up with one another: eight of them, all linked to all, have
+        no place for a ninth, who could never reach anybody. As it is, of any nodes that are linked somehow
+        the one that dialled last has a place for whoever comes next.
+        """
+        can_dial_us = self._config.enable_peripheral and Capability.PERIPHERAL_ONLY not in c.capabilities
+        return can_dial_us and self.places.borrowed_tokens > 0
 
     def _tell(self, candidate: Candidate, verdict: Verdict) -> None:
         if verdict is Verdict.BOTH_PERIPHERAL_ONLY and not self._warned_both_peripheral_only:

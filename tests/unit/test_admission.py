@@ -244,6 +244,30 @@ async def test_a_link_that_is_there_takes_the_place_of_one_that_may_come() -> No
     assert candidate.failures == 0
 
 
+@pytest.mark.parametrize(
+    ("keys", "flags", "verdict"),
+    [
+        ({}, 0, Verdict.LAST_PLACE),
+        ({}, 1, Verdict.DIAL),  # it never dials
+        ({"enable_peripheral": False}, 0, Verdict.DIAL),  # it can't dial us
+    ],
+)
+async def test_the_last_place_is_for_somebody_who_dials_us(keys: dict, flags: int, verdict: Verdict) -> None:
+    admission = admission_of(max_connections=2, **keys)
+    candidate = seen(admission, flags=flags)
+    assert admission.decide(candidate, 0).verdict is Verdict.DIAL
+    link = Link("02:00:00:00:00:77", Role.PERIPHERAL)
+    assert admission.take_place(link, None)
+    assert admission.decide(candidate, 0).verdict is verdict
+    assert admission.take_place(Link(HIGHER, Role.PERIPHERAL), None)
+    assert admission.decide(candidate, 0).verdict is Verdict.NO_PLACE
+
+
+async def test_who_has_one_place_only_dials_for_it() -> None:
+    admission = admission_of(max_connections=1)
+    assert admission.decide(seen(admission), 0).verdict is Verdict.DIAL
+
+
 async def test_with_a_place_free_no_attempt_is_given_up() -> None:
     admission = admission_of(max_connections=2)
     with admission.begin(seen(admission), 0) as attempt:

@@ -46,6 +46,16 @@ def test_the_same_seed_gives_the_same_storm_and_another_another() -> None:
     assert replace(other, seed=5) != storm(setting)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_who_comes_late_into_a_crowd_finds_a_place(seed: int) -> None:
+    """Ten in one room, one after the other: the first eight must not close themselves to the rest."""
+    calm = Conditions(flaps=0.0, rotation=10_000.0)
+    report = storm(Storm(10, seed, neighbours=1000, arriving=300, disturbed=300, steady=1, conditions=calm))
+    assert report.neighbours_mean == 9
+    assert report.connected
+    assert report.attempts_per_link <= 1.5
+
+
 def break_pacing(monkeypatch) -> None:
     monkeypatch.setattr(rns_ble.admission, "ATTEMPT_INTERVAL", 1.0)
 

@@ -16,7 +16,7 @@ from typing import Final
 from rns_ble.cli.errors import require
 
 NODES_MAXIMUM: Final = 8
-"""Every node links to every other, and an interface takes 7 links by default (`max_connections`)."""
+"""Every node links to every other; more are too many for one small machine."""
 
 SIZE_DEFAULT: Final = 256 * 1024
 """Bytes: long enough to measure a speed, short enough to wait for."""

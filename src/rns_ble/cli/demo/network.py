@@ -23,6 +23,10 @@ from rns_ble.cli import reticulum_config
 from rns_ble.cli.errors import CommandError
 from rns_ble.cli.install import write_shim
 
+PLACES: Final = "8"
+"""`max_connections` of a node: one more than eight nodes have neighbours, for two of them do not dial each
+other for the last place that both have."""
+
 GOODBYE: Final = 8.0
 """Seconds for a process to end by itself: a node's BLE interface may take 5 s to close its links, and LXMF
 stores its state."""
@@ -311,8 +315,7 @@ async def open_network(directory: Path) -> AsyncIterator[Network]:
         await around.start(ether.run)
         listening = await ether.wait_for("listening")
         # The nodes have a nursery of their own: they take leave of each other while there still is an ether.
-        async with open_nodes(
-            directory, {"driver": "bumble", "transport": listening["transport"]}
-        ) as network:
+        keys = {"driver": "bumble", "transport": listening["transport"], "max_connections": PLACES}
+        async with open_nodes(directory, keys) as network:
             yield network
         around.cancel_scope.cancel()
