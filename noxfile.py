@@ -174,6 +174,8 @@ def mutation(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Every benchmark with short settings, as JSON, a line each. For real figures run them alone."""
+    short = {"storm.py": ["--nodes", "10"]}
     session.install("-q", "-e", ".[test]")
     for benchmark in sorted(Path("benchmarks").glob("*.py")):
-        session.run("python", str(benchmark), "--json", *(session.posargs or ["--rounds", "3"]))
+        settings = session.posargs or short.get(benchmark.name, ["--rounds", "3"])
+        session.run("python", str(benchmark), "--json", *settings)
