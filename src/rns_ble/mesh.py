@@ -367,7 +367,7 @@ class Mesh:
 
     async def all_places_taken(self) -> None:
         """From the peer: see `PeerOwner`."""
-        while self.admission.places.available_tokens:
+        while self.admission.places.available_tokens > 1:  # the last one is kept free, too
             await self._changes.park()
 
     def peer_ended(self, peer: Peer) -> None:

@@ -114,6 +114,7 @@ class Session:
 
     def ended(self) -> None:
         """The link is no longer served, so what was arriving on it has come to nothing."""
+        self.broken = True  # also for those that compare it with another, and would close that one
         self.expire(math.inf)
         self._carrier.leave(self)
 

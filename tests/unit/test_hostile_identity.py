@@ -205,7 +205,7 @@ async def test_after_the_stranger_the_real_peers_next_link_is_not_judged_by_him(
 
 async def test_a_second_link_takes_no_place_from_others() -> None:
     air = Air()
-    node = Node(air, 1, config(max_connections=3))
+    node = Node(air, 1, config(max_connections=4))  # two of them free, with the third link one
     async with running(node), hand(node, REAL) as real, hand(node, STRANGER) as stranger:
         await trio.sleep(60)
         assert real.open
