@@ -184,7 +184,7 @@ async def test_both_dial_at_once_and_two_links_come_of_it(dialect: Dialect) -> N
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 async def test_an_address_that_changes_ends_in_one_interface(dialect: Dialect) -> None:
-    """A telephone's address changes under its link, and it is found anew. Two links may stay, as long as there
+    """A telephone's address changes under its link, and it is found anew. Two links may stay while there
     are places for others.
     """
     telephone = replace(dialect, dials=Dials.ALWAYS if dialect.dials is Dials.LOWER_ONLY else dialect.dials)
