@@ -293,7 +293,8 @@ class Admission:
             return Decision(Verdict.PACED, c.last_attempt + ATTEMPT_INTERVAL)
         if c.last_seen < c.used_until:
             return Decision(Verdict.NOT_SEEN_SINCE)
-        if not self.places.available_tokens and not self._displaces(c.identity):
+        # Who could not be reached the last time has nobody's link closed for another try.
+        if not self.places.available_tokens and (c.failures or not self._displaces(c.identity)):
             return Decision(Verdict.NO_PLACE)
         if self.places.available_tokens == 1 and self._keeps_last_place(c):
             return Decision(Verdict.LAST_PLACE)

@@ -143,6 +143,23 @@ async def test_also_where_the_known_peer_dials(away: float) -> None:
                 assert node.mesh.admission.places.borrowed_tokens == 1
 
 
+async def test_a_known_peer_that_can_not_be_reached_displaces_nobody_twice() -> None:
+    air = Air()
+    node, friend = Node(air, 1, config(max_connections=1)), Node(air, FRIEND, config(enable_central=False))
+    async with running(node, friend):
+        await until(lambda: linked(node, friend))
+        await trio.sleep(600)
+        air.separate(address_of(1), address_of(FRIEND))
+        await until(lambda: not node.peers)
+        async with hand(node, 8, claims=8) as first:
+            air.refusing.add(address_of(FRIEND))
+            air.unite(address_of(1), address_of(FRIEND))
+            await until(lambda: not first.open, 30)
+        async with hand(node, 9, claims=9) as second:
+            await trio.sleep(600)
+            assert second.open
+
+
 class _Invented(set):
     """Addresses with which a connect never ends."""
 
