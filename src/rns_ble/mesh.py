@@ -365,7 +365,7 @@ class Mesh:
         self._losses.unpark_all()
         self._changes.unpark_all()
 
-    async def all_places_taken(self) -> None:
+    async def places_short(self) -> None:
         """From the peer: see `PeerOwner`."""
         while self.admission.places.available_tokens > 1:  # the last one is kept free, too
             await self._changes.park()

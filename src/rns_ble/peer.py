@@ -9,8 +9,8 @@ Its nursery holds one sender and, for each link, a receiver and a heartbeat. Wha
 2. One sender: the fragments of a packet go out on one link, and no other packet's come between them. If the
    link is lost on the way, the whole packet is sent once more on another.
 3. A link's end ends its two tasks and nothing else; whatever ended it, the link is closed.
-4. Of two links to one identity we close one in two cases: two dials have met (`_met`), or all places are
-   taken; then the younger goes. And not before both are `SETTLE_TIME` old, since a peer that resolves
+4. Of two links to one identity we close one in two cases: two dials have met (`_met`), or places are short;
+   then the younger goes. And not before both are `SETTLE_TIME` old, since a peer that resolves
    duplicates itself needs that long.
 5. `PeerOwner.peer_ended` is called exactly once, and after it the peer takes no more links.
 """
@@ -57,8 +57,8 @@ class PeerOwner(Protocol):
     def link_ended(self, peer: Peer, session: Session) -> None:
         """A link has ended and is closed."""
 
-    async def all_places_taken(self) -> None:
-        """Return when no further link can be taken."""
+    async def places_short(self) -> None:
+        """Return when there is hardly a place left for anybody else."""
 
     def peer_ended(self, peer: Peer) -> None:
         """The peer has been given up."""
@@ -187,7 +187,7 @@ class Peer:
             second = min(older, younger, key=lambda s: (s.link.att_mtu, self._central_rank(s), s.since))
         else:
             second = younger
-            await self._owner.all_places_taken()
+            await self._owner.places_short()
         if not (older.lost or younger.lost):
             log.debug("%s: closing the second link, to %s", self, second.link.address)
             second.give_up(by_us=True)
