@@ -396,7 +396,8 @@ class Admission:
         counts that as our failure, and dials again. False: links have taken `max_connections`.
         """
         if attempt is None and not self.places.available_tokens:
-            attempt = next(self._attempts(), None)
+            borrowers = self.places.statistics().borrowers
+            attempt = next((borrower for borrower in borrowers if isinstance(borrower, Attempt)), None)
             if attempt is not None:
                 log.debug("%s given up for the link to %s", attempt.address, link.address)
                 attempt.scope.cancel()

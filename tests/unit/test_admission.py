@@ -31,6 +31,7 @@ def admission_of(
     own_address: str | None = OWN,
     displaces: Callable[[bytes | None], bool] = lambda _identity: False,
     heard_within: float = 30,
+    radio_tokens: int = 1,
     **keys,
 ) -> Admission:
     linked = set() if linked is None else linked
@@ -40,7 +41,7 @@ def admission_of(
         own_identity=OURSELVES,
         own_address=lambda: own_address,
         is_linked=lambda address, identity: address in linked or identity in linked,
-        radio_tokens=1,
+        radio_tokens=radio_tokens,
         displaces=displaces,
         heard_within=heard_within,
     )
@@ -266,6 +267,29 @@ async def test_the_last_place_is_for_somebody_who_dials_us(keys: dict, flags: in
 async def test_who_has_one_place_only_dials_for_it() -> None:
     admission = admission_of(max_connections=1)
     assert admission.decide(seen(admission), 0).verdict is Verdict.DIAL
+
+
+async def test_each_link_takes_the_place_of_another_attempt(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "rns_ble.admission")
+    admission = admission_of(max_connections=2, radio_tokens=2)
+    there = [Link(f"02:00:00:00:00:7{n}", Role.PERIPHERAL) for n in range(3)]
+    with admission.begin(seen(admission), 0) as first, admission.begin(seen(admission, LOWER), 0) as second:
+        assert [admission.take_place(link, None) for link in there] == [True, True, False]
+        assert first.scope.cancel_called
+        assert second.scope.cancel_called
+    given_up, for_whom = zip(
+        *(line.split(" given up for the link to ") for line in caplog.messages), strict=True
+    )
+    assert sorted(given_up) == sorted([first.address, second.address])
+    assert list(for_whom) == [there[0].address, there[1].address]
+
+
+async def test_an_attempt_whose_link_has_its_place_is_not_given_up() -> None:
+    admission = admission_of(max_connections=1)
+    with admission.begin(seen(admission), 0) as attempt:
+        assert admission.take_place(Link(HIGHER), attempt)
+        assert not admission.take_place(Link(LOWER, Role.PERIPHERAL), None)
+        assert not attempt.scope.cancel_called
 
 
 async def test_with_a_place_free_no_attempt_is_given_up() -> None:
