@@ -13,6 +13,7 @@ import hashlib
 import os
 import random
 import resource
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -72,6 +73,11 @@ def our_objects() -> Counter[str]:
     return Counter(kind.__qualname__ for kind in kinds if kind.__module__.startswith("rns_ble"))
 
 
+def size_of_set(hashes: set[bytes]) -> int:
+    """Bytes of Reticulum's list of all packets that it has seen, which grows to 500,000 of them."""
+    return sys.getsizeof(hashes) + len(hashes) * sys.getsizeof(bytes(RNS.Identity.HASHLENGTH // 8))
+
+
 def taker(to: bytes) -> RNS.Destination:
     """A destination that takes Resources, in another node."""
     aspects = ("rns_ble", "demo", "resource")
@@ -110,6 +116,8 @@ class SoakNode(node.Node):
             objects=classes.total() if objects else None,
             classes=classes,
             known=len(RNS.Identity.known_destinations),
+            hashes=len(RNS.Transport.packet_hashlist),
+            hashes_bytes=size_of_set(RNS.Transport.packet_hashlist),
             rns_links=len(RNS.Transport.active_links) + len(RNS.Transport.pending_links),
             **(on_trio(inside) or {}),
         )
