@@ -66,6 +66,13 @@ def radio(session: nox.Session) -> None:
 
 
 @nox.session
+def cancellation(session: nox.Session) -> None:
+    """Everything interrupted at each of its checkpoints; a plain run of pytest does so at each await."""
+    session.install("-q", "-e", ".[test]")
+    session.run("pytest", "tests/cancellation", *session.posargs, env={"RNS_BLE_EVERY_CHECKPOINT": "1"})
+
+
+@nox.session
 def system(session: nox.Session) -> None:
     """Reticulum nodes as processes, in real time."""
     if not sys.platform.startswith("linux"):

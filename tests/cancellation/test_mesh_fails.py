@@ -1,0 +1,71 @@
+"""An exception out of any await of a mesh, and out of any call: what ends, what goes on, what is logged."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+import trio
+
+from rns_ble.testing.checkpoints import Strike, throw_into
+from tests.cancellation.reached import TAKES_LONG, interrupt
+from tests.cancellation.scenes import SCENES, OnRadio, Scene, is_a_nodes, surrounded
+from tests.nodes import running
+
+
+def waits(task: trio.lowlevel.Task) -> bool:
+    """Whether it is a task of a node's that waits, in our code, for something that may fail: all that is not
+    inside of trio-asyncio, which has no say in it, and not `supervise`, which only waits for time to pass.
+    """
+    if task._abort_func is None or not is_a_nodes(task):
+        return False
+    codes = [frame.f_code for frame, _ in task.iter_await_frames()]
+    while codes and (
+        f"{os.sep}trio{os.sep}" in codes[-1].co_filename or codes[-1].co_name.startswith("run_aio")
+    ):
+        codes.pop()
+    return bool(codes) and "rns_ble" in codes[-1].co_filename and codes[-1].co_name != "supervise"
+
+
+THROWN = "thrown in by a test"
+
+
+def shown(records: list[logging.LogRecord], error: BaseException) -> list[str]:
+    """The records that show this error: with its traceback, or where a driver has made it one of its own,
+    `BLEError`, with its text.
+    """
+
+    def holds(group: BaseException | None) -> bool:
+        if isinstance(group, BaseExceptionGroup):
+            return any(map(holds, group.exceptions))
+        return group is error
+
+    return [
+        record.getMessage()
+        for record in records
+        if record.levelno >= logging.ERROR
+        and (THROWN in record.getMessage() or (record.exc_info and holds(record.exc_info[1])))
+    ]
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, OSError])
+@pytest.mark.parametrize("make", SCENES)
+def test_an_await_raises(make: type[Scene], kind: type[Exception], every: bool, caplog) -> None:
+    if (make is OnRadio or kind is OSError) and not every:
+        pytest.skip(TAKES_LONG)
+
+    async def scenario(strike: Strike) -> None:
+        caplog.clear()
+        scene = make()
+        error = kind(THROWN)
+        async with surrounded(scene), running(scene.first):
+            with strike.acting(lambda task: throw_into(task, error), waits):
+                await scene.play()
+            assert strike.struck or scene.came_to_its_aim()
+            scene.calm()
+            await scene.works()
+        if strike.struck:
+            assert len(shown(caplog.records, error)) == 1, caplog.text
+
+    interrupt(f"{make.__name__}, {kind.__name__}", scenario, every=every)
