@@ -10,8 +10,9 @@ import trio
 
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import BLEDriverInterface
-from rns_ble.mesh import Mesh, supervise
+from rns_ble.mesh import Mesh
 from rns_ble.peer import Peer
+from rns_ble.supervisor import supervise
 from rns_ble.testing import Air, MockBLEDriver
 
 

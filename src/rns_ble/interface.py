@@ -30,9 +30,10 @@ from rns_ble.drivers.base import BLEDriverInterface, BLEError, ConfigurationErro
 from rns_ble.flows import flow_of, without_access_code
 from rns_ble.host import Host, current_interface
 from rns_ble.mailbox import Mailbox
-from rns_ble.mesh import Listener, Mesh, supervise
+from rns_ble.mesh import Listener, Mesh
 from rns_ble.peer import Peer
 from rns_ble.status import MeshStatus
+from rns_ble.supervisor import supervise
 
 log = quiet.logger(__name__)
 

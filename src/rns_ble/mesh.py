@@ -9,7 +9,7 @@ another central made comes in by `_accept`, and `_greet` waits for its handshake
    closes it.
 2. `Listener.peer_left` follows each `peer_joined` exactly once, also when the mesh is cancelled or fails.
 3. A peer's failure, even a bug in serving it, ends that peer only. A failure of the driver ends the mesh,
-   and `supervise` starts it again.
+   and `rns_ble.supervisor` starts another one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from rns_ble.drivers.base import (
     AdvertisingUnavailable,
     AlreadyConnected,
     BLEDriverInterface,
-    BLEError,
     BLELink,
     DriverState,
     LinkLost,
@@ -75,11 +74,6 @@ ADVERTISING_RETRY: Final = 60.0
 """Seconds from a refusal to advertise to the next try. Nothing tells when another program has ended its
 advertisement; one call a minute costs nothing, and we can dial meanwhile."""
 
-RESTART_FIRST: Final = 1.0
-RESTART_LONGEST: Final = 60.0
-"""Seconds before the driver is started again after a failure, doubling from the first to the longest: an
-adapter that was unplugged comes back in seconds, one that is missing should not cost power for ever."""
-
 
 class Listener(Protocol):
     """What the mesh tells. Called on the Trio thread; must neither block nor raise."""
@@ -97,7 +91,7 @@ class Listener(Protocol):
         """A packet from it, between its `peer_joined` and its `peer_left`."""
 
     def peer_left(self, peer: Peer) -> None:
-        """It has been without a link for `rns_ble.peer.DETACH_GRACE`, or the mesh has ended."""
+        """A bug or the mesh's end ended it, or it was without a link for `rns_ble.peer.DETACH_GRACE`."""
 
 
 class Mesh:
@@ -399,62 +393,3 @@ def _scan_interval(config: BLEConfig) -> float:
         # Who never dials only looks for others that do not either, to warn of them.
         return max(config.discovery_interval, SAVER_INTERVAL)
     return 0.0 if config.power_mode == "aggressive" else config.discovery_interval
-
-
-async def supervise(
-    driver: BLEDriverInterface,
-    config: BLEConfig,
-    identity: bytes,
-    listener: Listener,
-    longest_packet: int = PACKET_MAXIMUM,
-    linked_elsewhere: Callable[[bytes], bool] = lambda _identity: False,
-) -> NoReturn:
-    """Keep a mesh running on the driver until cancelled, with back-off when the driver fails.
-
-    The arguments are those of `Mesh`.
-
-    Cancelled: every peer has left, every link is closed and the driver is released when this returns.
-    """
-    candidates: dict[str, Candidate] = {}
-    acquaintances = Acquaintances()
-    pause = RESTART_FIRST
-    told = ""
-    while True:
-        began = trio.current_time()
-        reason = "stopped"
-        try:
-            async with driver:
-                mesh = Mesh(
-                    driver,
-                    config,
-                    identity,
-                    listener,
-                    candidates,
-                    longest_packet,
-                    linked_elsewhere,
-                    acquaintances,
-                )
-                await mesh.run()
-        except* BLEError as group:
-            reason = _reason(group)
-            # The same reason again is no news: an adapter that is missing is said once.
-            level = logging.DEBUG if reason == told else logging.ERROR
-            log.log(level, "offline: %s (trying again by itself)", reason)
-            told = reason
-        except* Exception as group:
-            reason = _reason(group)
-            log.exception("offline because of a bug in the driver or the mesh")
-        finally:
-            listener.mesh_down(reason)
-        if trio.current_time() - began > RESTART_LONGEST:
-            pause, told = RESTART_FIRST, ""
-        await trio.sleep(pause)
-        pause = min(pause * 2, RESTART_LONGEST)
-
-
-def _reason(group: BaseExceptionGroup[Exception]) -> str:
-    """The first cause's own words."""
-    first: BaseException = group
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return str(first) or type(first).__name__

@@ -15,8 +15,9 @@ import pytest
 import trio
 
 from rns_ble.host import STOP_TIMEOUT, Host
-from rns_ble.mesh import Mesh, supervise
+from rns_ble.mesh import Mesh
 from rns_ble.peer import Peer
+from rns_ble.supervisor import supervise
 from rns_ble.testing.checkpoints import Strike
 from tests.cancellation.reached import interrupt
 from tests.cancellation.scenes import Scene, surrounded

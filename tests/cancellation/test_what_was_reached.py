@@ -15,7 +15,7 @@ from tests.cancellation.conftest import SUMMARY
 PACKAGE: Final = Path(rns_ble.__file__).parent
 
 MODULES: Final = [
-    *("mesh", "peer", "session", "mailbox", "strangers", "host", "testing/air"),
+    *("supervisor", "mesh", "peer", "session", "mailbox", "strangers", "host", "testing/air"),
     *("drivers/base", "drivers/asyncio_loop"),
     *(f"drivers/hci/{path.stem}" for path in sorted((PACKAGE / "drivers/hci").glob("*.py"))),
 ]

@@ -12,8 +12,8 @@ import trio
 
 from rns_ble.config import BLEConfig
 from rns_ble.interface import BLEInterface
-from rns_ble.mesh import supervise
 from rns_ble.peer import Peer
+from rns_ble.supervisor import supervise
 from rns_ble.testing import Air, MockBLEDriver
 
 OURS, THEIRS = "02:00:00:00:00:01", "02:00:00:00:00:02"

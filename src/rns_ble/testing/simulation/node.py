@@ -8,8 +8,9 @@ from typing import Final, NoReturn
 import trio
 
 from rns_ble.config import BLEConfig
-from rns_ble.mesh import Mesh, supervise
+from rns_ble.mesh import Mesh
 from rns_ble.peer import Peer
+from rns_ble.supervisor import supervise
 from rns_ble.testing.simulation.world import SimulatedDriver
 
 LONGEST_PACKET: Final = 564
