@@ -77,6 +77,16 @@ class Scene:
         """Whether every driver has left the air."""
         return not self.air.drivers
 
+    async def no_link_is_forgotten(self) -> None:
+        """Each link of the first node has somebody who serves it; what is in between gets some seconds."""
+
+        def served() -> set[BLELink]:
+            return {link for peer in self.first.mesh.peers.values() for link in peer.links}
+
+        with trio.fail_after(6):
+            while self.first.up and not set(self.first.driver.links) <= served():
+                await trio.sleep(0.5)
+
     def calm(self) -> None:
         """Whatever the play would have ended, had it not been interrupted."""
         for node in (self.first, *self.others):
@@ -305,6 +315,9 @@ class OnRadio(Scene):
 
     def nobody_is_left(self) -> bool:
         return not self.radio.addresses and not self.radio.connections
+
+    async def no_link_is_forgotten(self) -> None:
+        """The radio's end tells: a forgotten connection would stay there."""
 
     def calm(self) -> None:
         self.radio.unite(self.first.driver.address)

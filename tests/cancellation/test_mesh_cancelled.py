@@ -66,6 +66,7 @@ def test_a_part_of_the_mesh_is_cancelled(make: type[Scene], level: int, every: b
             ):
                 await scene.play()
             assert strike.struck or scene.came_to_its_aim()
+            await scene.no_link_is_forgotten()
             scene.calm()
             await scene.works()
 
