@@ -14,6 +14,7 @@ import trio.lowlevel
 
 from rns_ble.config import BLEConfig
 from rns_ble.mesh import PEERS_PER_PLACE
+from rns_ble.peer import LINKS_MAXIMUM
 from rns_ble.protocol.fragmentation import MAX_BYTES, MAX_PACKETS
 from rns_ble.protocol.pairs import CUTS_MAXIMUM
 from rns_ble.testing import Air
@@ -190,7 +191,8 @@ def _check(node: Node, report: Report, lines: _Lines) -> None:
     assert report.candidates_most <= node.config.max_discovered_peers
     live = sum(len(peer.links) for peer in mesh.peers.values())
     attempts = len(mesh.admission.in_flight())
+    # The radio makes one attempt at a time, and it may have lost its place to a link and not have ended yet.
     assert live + attempts <= mesh.admission.places.borrowed_tokens + 1, (
         "links and attempts have their places"
     )
-    assert all(len(peer.links) <= 2 for peer in mesh.peers.values())
+    assert all(len(peer.links) <= LINKS_MAXIMUM for peer in mesh.peers.values())

@@ -69,5 +69,7 @@ def test_a_packet_without_access_code_is_left_as_it_is() -> None:
 
 @given(packet=st.binary(max_size=80), size=st.integers(1, 64))
 def test_any_bytes_have_a_flow(packet: bytes, size: int) -> None:
-    flow_of(packet)
-    flow_of(without_access_code(packet, size, bytes(64)))
+    for header in (packet, without_access_code(packet, size, bytes(64))):
+        name, urgent = flow_of(header)
+        assert name == ANNOUNCES or len(name) <= 16
+        assert not (urgent and name == ANNOUNCES)
