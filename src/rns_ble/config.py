@@ -253,7 +253,11 @@ class BLEConfig:
         choices=POWER_MODES,
     )
     max_discovered_peers: int = _key(
-        100, "integer", "Addresses remembered; the one not seen for longest goes.", minimum=1, maximum=100_000
+        100,
+        "integer",
+        "Addresses remembered; the one not seen for longest goes, whom we know last.",
+        minimum=1,
+        maximum=100_000,
     )
     connection_retry_backoff: float = _key(
         60.0,
