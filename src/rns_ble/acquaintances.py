@@ -2,8 +2,8 @@
 
 Anybody may invent identities. But nobody can have been linked here for days who came an hour ago. When places
 are short, a peer that we have known for long goes before whoever has come just now, so that a flood of
-invented identities does not keep it out. It can't do more: while a peer is away,
-others may claim its identity.
+invented identities does not keep it out. It can't do more: while a peer is away, others may claim its
+identity.
 """
 
 from __future__ import annotations

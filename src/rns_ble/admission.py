@@ -4,12 +4,13 @@ Theory of operation. Every address that advertises our service is a `Candidate`.
 one candidate and the clock and answers with a `Decision`: dial it, or why not and until when. Nothing else
 decides. What is always true:
 
-1. An attempt exists exactly while it borrows three limiters: its address's (one attempt per address), the
-   radio's (as many as the adapter can establish at once) and one of `max_connections` places. There is no
-   other record of "connecting", so none that could disagree or be left behind.
+1. An attempt exists exactly while it borrows its address's limiter (one attempt per address) and the radio's
+   (as many as the adapter can establish at once). It begins with one of `max_connections` places as well,
+   and gives that to its own link, or to another one that comes in; then it is cancelled. There is no other
+   record of "connecting", so none that could disagree or be left behind.
 2. The time of an attempt is noted before it starts; pacing counts from there, whatever becomes of it.
-3. A link borrows its place from the moment the attempt hands it over until it has ended, or until it is
-   closed to give the place to another.
+3. A link borrows its place from the moment a peer takes it until it has ended, or until it is closed to give
+   the place to another.
 4. Only a failure of the peer's counts against the peer: an attempt that was cancelled, or that found the
    two adapters linked already, does not.
 """
@@ -40,22 +41,30 @@ the peer in the state that made the first attempt fail."""
 
 ATTEMPT_PATIENCE: Final = 5.0
 """Seconds that an attempt has the radio for itself while others wait for it. An advertiser is heard by then:
-the slowest intervals in use are 1 to 2 s. One that is gone would hold the radio for `connection_timeout`."""
+the slowest intervals in use are 1 to 2 s. Dialling one that is gone would hold the radio for
+`connection_timeout`."""
 
 SEEN_RECENTLY: Final = 30.0
 """Seconds after which a sighting says nothing any more. ble-reticulum's score gives it 0 points then; a
-peer that still advertised would have been seen again some ten times."""
+peer that still advertised would have been seen again some ten times. Who scans more often knows sooner: see
+`heard_within`."""
 
 BLACKLIST_STEPS: Final = 8
 """The blacklist's time grows with each further failure up to this factor (ble-reticulum's figure)."""
 
 # The score's parts (ble-reticulum's figures): what is near, has worked and was seen just now comes first.
 RSSI_FLOOR: Final = -100
+"""dBm; 0 points, and one for each dB above."""
 RSSI_CEILING: Final = -30
+"""dBm; no points for more."""
 HISTORY_POINTS: Final = 50
+"""When every attempt has succeeded."""
 HISTORY_UNKNOWN: Final = 25
+"""Points before the first attempt."""
 RECENCY_POINTS: Final = 25
+"""When it has been seen in the last `RECENCY_FULL`; falling to 0 at `SEEN_RECENTLY`."""
 RECENCY_FULL: Final = 5.0
+"""Seconds."""
 
 
 class Verdict(enum.Enum):

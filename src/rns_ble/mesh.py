@@ -50,8 +50,9 @@ PACKET_MAXIMUM: Final = 500
 """Bytes of Reticulum's longest packet (`RNS.Reticulum.MTU`), without an access code."""
 
 PEERS_PER_PLACE: Final = 4
-"""Peers for each of `max_connections`, those in their grace included. Each costs Reticulum an interface; one
-link that is lost and one that is back would be 2."""
+"""Peers for each of `max_connections`, those in their grace included. Each costs Reticulum an interface. When
+every link is lost and its place taken by another at once, there are 2; the rest is for several that come and
+go within one grace."""
 
 DISPLACEMENT_INTERVAL: Final = 10.0
 """Seconds between two links that are closed to give their place to somebody whom we know better."""
@@ -65,7 +66,8 @@ SCAN_WINDOW: Final = 2.0
 default, so one window hears each of them at least once."""
 
 HEARD_AT_LEAST: Final = 5.0
-"""Seconds in which a scan without pause hears everybody who advertises: twice the longest interval in use."""
+"""Seconds in which a scan without pause hears everybody who advertises: over twice the longest interval in
+use, which is 2 s."""
 
 SAVER_INTERVAL: Final = 60.0
 """Seconds from one scan to the next in power mode `saver` and in nodes that do not dial, at least."""

@@ -45,6 +45,7 @@ class Session:
         self.since = now
         self.liveness = Liveness(now, habits)
         self.heard_anything = False
+        """Whether a value has come that is of a kind we know."""
         self.closed_by_us = False
         self.broken = False
         """Whether the link has ended under us. What it has brought may still be received."""

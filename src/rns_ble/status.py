@@ -1,4 +1,4 @@
-"""Immutable snapshots of a running interface: what `rns-ble status`, `monitor` and `rnstatus` show.
+"""Immutable snapshots of a running interface: what `BLEInterface.snapshot` answers.
 
 Times are seconds: an age or a duration, never a clock reading, so that a snapshot means the same in
 another process.

@@ -3,10 +3,9 @@
 All of it is one Trio run; under `run_in_virtual_time` it is deterministic and takes no real time. What the
 air does to a link is set on the `Air`: range, signal strength, latency, ATT MTU, how long a connect takes,
 who refuses one and with whom it hangs, how far values overtake each other. An `Air` of another kind overrides
-`heard_by`, `reach`, `strength` and `travel_time`, which are all that drivers ask for. Values are never lost
-one by one:
-on a real link the Link Layer repeats them until they arrive or the link is lost (Core Specification, Vol 6
-Part B, 4.5.9), so it is links that are lost here.
+`heard_by`, `reach`, `strength` and `travel_time`, by which drivers ask who is where. Values are never lost
+one by one: on a real link the Link Layer repeats them until they arrive or the link is lost (Core
+Specification, Vol 6 Part B, 4.5.9), so it is links that are lost here.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ configuration, on a `SimulatedDriver`; nothing of the mesh is modelled. What the
 is drawn from one generator.
 
 The `Checker` looks at a node after every step of one of its tasks, and the first broken rule ends the run.
-What is reported is counted at the drivers, not by the mesh.
+Attempts and links are counted at the drivers, not by the mesh.
 """
 
 from rns_ble.testing.simulation.invariants import Checker, InvariantViolation

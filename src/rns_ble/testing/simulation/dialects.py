@@ -35,7 +35,14 @@ REDIAL: Final = 5.0
 """Seconds between two attempts of a foreigner's at one address, as in ble-reticulum."""
 
 CONNECT_TIMEOUT: Final = 20.0
+"""Seconds that a foreigner gives an attempt."""
+
 HANDSHAKE_TIMEOUT: Final = 30.0
+"""Seconds that a foreigner waits for our identity (protocol v2.2)."""
+
+SETTLE_TIME: Final = 10.0
+"""Seconds that `TieBreak.SETTLED` leaves two links alone, as Columba does."""
+
 PLACES: Final = 7
 """Links of a foreigner, as in ble-reticulum."""
 
@@ -227,7 +234,7 @@ class Foreigner:
         """`TieBreak.SETTLED`."""
         if self.dialect.tie_break is not TieBreak.SETTLED:
             return
-        await trio.sleep(10)
+        await trio.sleep(SETTLE_TIME)
         both = [other for other in self._links if other.identity == use.identity]
         if len(both) > 1:
             max(both, key=self._central_identity).scope.cancel()

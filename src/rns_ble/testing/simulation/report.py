@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Counted at the drivers and at the listeners. Times are virtual seconds.
+    """Attempts and links are counted at the drivers; the nodes' candidates tell who is blacklisted, and their
+    listeners who is connected. Times are virtual seconds.
 
     Everything here is the same in each run with the same seed.
     """

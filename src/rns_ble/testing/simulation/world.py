@@ -4,7 +4,7 @@ What is always true:
 
 1. Two stations hear each other when they are `RANGE` or less apart and not blocked at the moment.
 2. Everything random comes from one generator, and nothing depends on the order of a set.
-3. What is measured is counted here, at the drivers' `connect`, and asks the mesh nothing.
+3. Attempts and links are counted here, at the drivers' `connect`, and nothing of the mesh's is asked.
 """
 
 from __future__ import annotations
@@ -209,9 +209,7 @@ class World(Air):
         """Waits until the peer advertises in range: an initiator hears nothing else, and no refusal."""
         await trio.sleep(self.random.uniform(*self.conditions.connect_time))
         while not (self.in_range(own_address, address) and self.advertiser(address)):  # noqa: ASYNC110
-            await trio.sleep(
-                self.advertising_interval
-            )  # as the initiator listens: there is nothing else to hear
+            await trio.sleep(self.advertising_interval)
         if self.random.random() < self.conditions.connects_lost:
             raise PeerUnreachable(f"the connection to {address} failed to be established")
         return self.stations[address]
