@@ -166,7 +166,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def mutation(session: nox.Session) -> None:
-    """What no test notices in protocol/ and admission.py: `-- 'rns_ble.protocol.pairs*'` narrows it."""
+    """What no test of protocol/, admission, candidate notices: `-- 'rns_ble.protocol.pairs*'` narrows it."""
     if not hasattr(os, "fork"):
         session.skip("mutmut forks, which this system can't")
     session.install("-q", "-e", ".[test,mutation]")

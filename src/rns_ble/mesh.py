@@ -24,7 +24,8 @@ import trio
 
 from rns_ble import quiet
 from rns_ble.acquaintances import Acquaintances
-from rns_ble.admission import SEEN_RECENTLY, Admission, Attempt, Candidate, Verdict
+from rns_ble.admission import Admission
+from rns_ble.candidate import SEEN_RECENTLY, Attempt, Candidate, Verdict
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import (
     AdvertisingUnavailable,

@@ -14,7 +14,7 @@ import trio
 
 from rns_ble import quiet
 from rns_ble.acquaintances import Acquaintances
-from rns_ble.admission import Candidate
+from rns_ble.candidate import Candidate
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import BLEDriverInterface, BLEError
 from rns_ble.mesh import PACKET_MAXIMUM, Listener, Mesh

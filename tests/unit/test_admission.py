@@ -11,7 +11,8 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rns_ble.admission import Admission, Candidate, Verdict
+from rns_ble.admission import Admission
+from rns_ble.candidate import Candidate, Verdict
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import BLEDevice, BLELink, Role
 from rns_ble.status import CandidateStatus

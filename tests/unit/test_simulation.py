@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 import rns_ble.admission
-from rns_ble.admission import Admission, Attempt
+from rns_ble.admission import Admission
+from rns_ble.candidate import Attempt
 from rns_ble.mesh import Mesh
 from rns_ble.peer import Peer
 from rns_ble.testing.simulation import Conditions, InvariantViolation, Storm, storm
