@@ -11,6 +11,7 @@ import logging
 import time
 from dataclasses import dataclass
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -45,26 +46,24 @@ class _Quiet(logging.Filter):
     def __init__(self, log: logging.Logger) -> None:
         super().__init__()
         self._log = log
-        self._kinds: dict[str, _Kind] = {}  # as many as there are texts in a module
-        self._clock: object = None
+        # By clock, for two interfaces have two; then by text, as many as there are in a module.
+        self._kinds: WeakKeyDictionary[object, dict[str, _Kind]] = WeakKeyDictionary()
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = str(record.msg)
         if text == _FURTHER:
             return True
         clock, now = _now()
-        if clock is not self._clock:
-            self._clock = clock
-            self._kinds.clear()
-        self._tell(now)
-        kind = self._kinds.setdefault(text, _Kind(record.levelno, now))
+        kinds = self._kinds.setdefault(clock or self._log, {})
+        self._tell(kinds, now)
+        kind = kinds.setdefault(text, _Kind(record.levelno, now))
         kind.lines += 1
         return kind.lines <= LINES
 
-    def _tell(self, now: float) -> None:
-        for text, kind in list(self._kinds.items()):
+    def _tell(self, kinds: dict[str, _Kind], now: float) -> None:
+        for text, kind in list(kinds.items()):
             if now >= kind.began + WINDOW:
-                self._kinds.pop(text, None)
+                kinds.pop(text, None)
                 if kind.lines > LINES:
                     self._log.log(kind.level, _FURTHER, kind.lines - LINES, text)
 

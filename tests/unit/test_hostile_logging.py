@@ -7,6 +7,7 @@ import threading
 
 import pytest
 import trio
+import trio.testing
 
 from rns_ble import quiet
 from rns_ble.quiet import LINES, WINDOW
@@ -106,3 +107,29 @@ def test_on_another_thread_the_clock_is_the_systems(caplog) -> None:
     thread.start()
     thread.join()
     assert len([r for r in caplog.records if r.name == "rns_ble.test"]) == LINES
+
+
+def test_a_flood_at_two_interfaces_is_told_by_each_as_if_it_were_alone(caplog) -> None:
+    log = quiet.logger("rns_ble.test")
+    turn = threading.Barrier(2)
+
+    async def interface(name: str) -> None:
+        for _ in range(LINES + 10):
+            turn.wait()
+            log.warning("rubbish at %s", name)
+        await trio.sleep(WINDOW)
+        log.warning("something else at %s", name)
+
+    threads = [threading.Thread(target=run, args=(interface, name)) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    told = [r.getMessage() for r in caplog.records if r.name == "rns_ble.test"]
+    for name in ("one", "two"):
+        assert told.count(f"rubbish at {name}") == LINES
+    assert told.count("10 further like it: rubbish at %s") == 2
+
+
+def run(interface, name: str) -> None:
+    trio.run(interface, name, clock=trio.testing.MockClock(autojump_threshold=0))
