@@ -142,7 +142,7 @@ class Mesh:
         self._strangers = Strangers(config.max_connections)
         # Parked here: who waits for a link, an attempt or a candidate to change.
         self._changes = trio.lowlevel.ParkingLot()
-        self._losses = trio.lowlevel.ParkingLot()
+        self._lost = trio.Event()  # a link, since the last scan began
         self._ask_again = math.inf
         self._nursery: trio.Nursery
 
@@ -180,10 +180,11 @@ class Mesh:
         pause = _scan_interval(self._config) - SCAN_WINDOW
         await self._driver.start_scanning()
         while pause > 0:
+            self._lost = trio.Event()
             await trio.sleep(SCAN_WINDOW)
             await self._driver.stop_scanning()
             with trio.move_on_after(pause):
-                await self._losses.park()  # a peer that was lost may be back within its grace
+                await self._lost.wait()  # a peer that was lost may be back within its grace
             await self._driver.start_scanning()
 
     async def _advertise(self) -> None:
@@ -359,7 +360,7 @@ class Mesh:
         self._acquaintances.linked(peer.identity, session.since, now)
         proven = session.heard_anything or session.closed_by_us or now - session.since >= PROVEN_AFTER
         self.admission.link_ended(session.link, peer.identity, now, proven=proven)
-        self._losses.unpark_all()
+        self._lost.set()
         self._changes.unpark_all()
 
     async def places_short(self) -> None:

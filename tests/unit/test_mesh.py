@@ -685,6 +685,29 @@ async def test_the_power_modes_scan_as_documented() -> None:
         assert scanning / 6000 == pytest.approx(share, abs=0.01)
 
 
+@pytest.mark.parametrize("when", [0.1, 1.9, 2.0, 2.1, 30])
+async def test_a_link_that_is_lost_starts_a_scan_at_once_also_near_the_end_of_another(when: float) -> None:
+    air = Air()
+    node = Node(air, 1, config(power_mode="saver"))
+    stop = node.driver.stop_scanning
+
+    async def slowly() -> None:
+        await trio.sleep(0.2)  # as a call to BlueZ
+        await stop()
+
+    node.driver.stop_scanning = slowly
+    async with running(node), await stranger(air, 2) as driver:
+        link = await connected_by_hand(node, driver)
+        await until(lambda: not node.mesh.status().scanning)
+        await until(lambda: node.mesh.status().scanning)
+        await trio.sleep(when)
+        await link.aclose()
+        await trio.sleep(0.5)
+        for _ in range(10):
+            await trio.sleep(0.1)
+            assert node.mesh.status().scanning
+
+
 # --- what several links share, and links that do not keep the order ---
 
 
