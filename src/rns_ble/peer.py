@@ -159,14 +159,14 @@ class Peer:
         except* LinkLost as lost:
             log.debug("%s: link to %s lost: %s", self, link.address, "; ".join(map(str, lost.exceptions)))
         finally:
-            del self._sessions[link]
             session.ended()
-            self._rx_incomplete += session.rx_incomplete
-            self._rx_foreign += session.rx_malformed
             try:
                 await link.aclose()
             finally:
                 # Only now can the peer be linked anew: some stacks take seconds to disconnect.
+                del self._sessions[link]
+                self._rx_incomplete += session.rx_incomplete
+                self._rx_foreign += session.rx_malformed
                 self._links_lost_at = trio.current_time()
                 self._owner.link_ended(self, session)
         if not self._sessions:
@@ -321,7 +321,7 @@ class Peer:
                     heard=now - s.liveness.last_heard,
                     rx_values_dropped=s.link.values_dropped,
                 )
-                for s in sessions
+                for s in self._live()
             ),
             age=now - self.since,
             rx_packets=self._rx_packets,

@@ -836,6 +836,31 @@ async def test_nobody_is_dialled_while_his_link_is_being_closed() -> None:
         assert one.history == ["up", f"joined {other.identity[:1].hex()}"]
 
 
+async def test_the_grace_begins_with_the_end_of_the_last_link_however_long_it_takes_to_close() -> None:
+    air = Air()
+    one = Node(air, 1)
+    async with running(one), await stranger(air, 2) as driver:
+        first = await connected_by_hand(one, driver)
+        await until(lambda: one.peers)
+        await first.aclose()
+        await trio.sleep(1)
+        second = await driver.connect(one.driver.address)
+        await trio.sleep(0.5)
+        (link,) = one.peers[identity_of(2)].links
+        real = link.aclose
+
+        async def slowly() -> None:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(2.5)
+            await real()
+
+        link.aclose = slowly
+        await second.aclose()
+        await trio.sleep(4)  # of which 2.5 until it is closed
+        assert one.peers
+        await until(lambda: not one.peers, 1)
+
+
 async def test_what_a_lost_link_has_brought_is_received_though_we_were_sending() -> None:
     air = Air()
     one, other = Node(air, 1), Node(air, 2)
