@@ -240,9 +240,9 @@ class Admission:
 
     # --- attempts ---
 
-    def begin(self, candidate: Candidate, now: float) -> Attempt:
+    def begin(self, candidate: Candidate, now: float, *, displaces: bool = False) -> Attempt:
         """Record an attempt and borrow what it needs. Raises `trio.WouldBlock`, having borrowed nothing."""
-        return Attempt(candidate, (candidate.limiter, self.radio, self.places), now)
+        return Attempt(candidate, (candidate.limiter, self.radio, self.places), now, displaces=displaces)
 
     def failed(self, candidate: Candidate, now: float) -> None:
         """The peer could not be reached, or dropped the link before it proved of any use."""
@@ -277,8 +277,8 @@ class Admission:
         counts that as our failure, and dials again. False: links have taken `max_connections`.
         """
         if attempt is None and not self.places.available_tokens:
-            borrowers = self.places.statistics().borrowers
-            attempt = next((borrower for borrower in borrowers if isinstance(borrower, Attempt)), None)
+            attempts = (b for b in self.places.statistics().borrowers if isinstance(b, Attempt))
+            attempt = next((attempt for attempt in attempts if not attempt.displaces), None)
             if attempt is not None:
                 log.debug("%s given up for the link to %s", attempt.address, link.address)
                 attempt.scope.cancel()

@@ -105,9 +105,19 @@ class Candidate:
 class Attempt:
     """An attempt in flight: the borrower of its three limiters. `with attempt:` gives them back."""
 
-    def __init__(self, candidate: Candidate, limiters: tuple[trio.CapacityLimiter, ...], now: float) -> None:
+    def __init__(
+        self,
+        candidate: Candidate,
+        limiters: tuple[trio.CapacityLimiter, ...],
+        now: float,
+        *,
+        displaces: bool = False,
+    ) -> None:
         """Borrow, or raise `trio.WouldBlock` and borrow nothing. Records the attempt in the candidate."""
         self.candidate = candidate
+        self.displaces = displaces
+        """Whether somebody's link was closed for it. Then it gives way to nobody: it succeeds, or counts as a
+        failure, after which no other link is closed for its candidate."""
         self.address = candidate.address
         self._since = now
         self.scope = trio.CancelScope()
@@ -128,8 +138,8 @@ class Attempt:
 
     @property
     def gives_way_at(self) -> float:
-        """When it may be cancelled for others; never, once it has been."""
-        return math.inf if self.scope.cancel_called else self._since + ATTEMPT_PATIENCE
+        """When it may be cancelled for others; never, once it has been, or when somebody gave way to it."""
+        return math.inf if self.displaces or self.scope.cancel_called else self._since + ATTEMPT_PATIENCE
 
     def give_up_place(self, places: trio.CapacityLimiter) -> None:
         """Give one limiter back early, if it has it still: a link takes the place in the same step."""

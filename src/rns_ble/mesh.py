@@ -236,8 +236,10 @@ class Mesh:
             for candidate in ready:
                 # Asked again, for the one before it may have taken the radio, or the last place.
                 if self.admission.decide(candidate, now).verdict is Verdict.DIAL:
+                    displaces = not self.admission.places.available_tokens
                     self._make_room(candidate.identity)
-                    self._nursery.start_soon(self._attempt, self.admission.begin(candidate, now))
+                    attempt = self.admission.begin(candidate, now, displaces=displaces)
+                    self._nursery.start_soon(self._attempt, attempt)
             with trio.move_on_at(self._ask_again):
                 await self._changes.park()
 

@@ -431,6 +431,18 @@ async def test_who_displaces_somebody_is_dialled_when_all_places_are_taken() -> 
     assert admission.decide(candidate, 0).verdict is Verdict.DIAL
 
 
+async def test_an_attempt_to_which_somebody_gave_way_gives_way_to_nobody() -> None:
+    admission = admission_of(max_connections=1, displaces=lambda _identity: True)
+    candidate = seen(admission)
+    with admission.begin(candidate, 0, displaces=True) as attempt:
+        other = seen(admission, "02:00:00:00:01:01", now=20)
+        assert admission.decide(other, 20).verdict is Verdict.RADIO_BUSY
+        assert admission.due(20) == ([], math.inf)
+        assert not admission.take_place(Link(LOWER, Role.PERIPHERAL), None)
+        assert not attempt.scope.cancel_called
+        assert admission.take_place(Link(HIGHER), attempt)
+
+
 async def test_a_link_may_lose_its_place_before_it_has_ended() -> None:
     admission = admission_of(max_connections=1)
     link, other = Link(HIGHER), Link(LOWER, Role.PERIPHERAL)

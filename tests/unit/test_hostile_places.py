@@ -160,6 +160,27 @@ async def test_a_known_peer_that_can_not_be_reached_displaces_nobody_twice() -> 
             assert second.open
 
 
+async def test_nor_when_who_gave_way_to_it_is_back_at_once() -> None:
+    air = Air()
+    node, friend = Node(air, 1, config(max_connections=1)), Node(air, FRIEND, config(enable_central=False))
+    async with running(node, friend):
+        await until(lambda: linked(node, friend))
+        await trio.sleep(600)
+        air.separate(address_of(1), address_of(FRIEND))
+        await until(lambda: not node.peers)
+        async with hand(node, 8, claims=8) as first:
+            air.hanging.add(address_of(FRIEND))
+            air.unite(address_of(1), address_of(FRIEND))
+            await until(lambda: not first.open, 30)
+        async with hand(node, 8, claims=8) as again:
+            assert node.mesh.admission.in_flight() == [address_of(FRIEND)]
+            assert not again.open
+        await trio.sleep(node.config.connection_timeout)
+        async with hand(node, 8, claims=8) as back:
+            await trio.sleep(600)
+            assert back.open
+
+
 class _Invented(set):
     """Addresses with which a connect never ends."""
 
