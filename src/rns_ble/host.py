@@ -69,7 +69,7 @@ class _What(enum.Enum):
     END = enum.auto()
 
 
-class _Flow:
+class _Backlog:
     """The packets of one peer on their way. Each counter has one writer, so none needs a lock."""
 
     __slots__ = ("delivered", "full", "peer", "put")
@@ -81,7 +81,7 @@ class _Flow:
         self.full = False
 
 
-_Event = tuple[_What, _Flow | None, object]
+_Event = tuple[_What, _Backlog | None, object]
 
 
 class Host:
@@ -104,7 +104,7 @@ class Host:
         self._identity = identity
         self._listener = listener
         self._events: SimpleQueue[_Event] = SimpleQueue()
-        self._flows: dict[Peer, _Flow] = {}
+        self._backlogs: dict[Peer, _Backlog] = {}
         self._stopping = False
         self._token: trio.lowlevel.TrioToken | None = None
         self._scope = trio.CancelScope()
@@ -204,8 +204,8 @@ class Host:
                 await trio.sleep(IDENTITY_POLL)
             await self._run(identity, self)
 
-    def _put(self, what: _What, flow: _Flow | None, extra: object) -> None:
-        self._events.put((what, flow, extra))
+    def _put(self, what: _What, backlog: _Backlog | None, extra: object) -> None:
+        self._events.put((what, backlog, extra))
 
     def mesh_up(self, mesh: Mesh) -> None:
         """From the mesh: see `Listener`."""
@@ -217,27 +217,27 @@ class Host:
 
     def peer_joined(self, peer: Peer) -> None:
         """From the mesh: see `Listener`."""
-        self._flows[peer] = flow = _Flow(peer)
-        self._put(_What.JOINED, flow, None)
+        self._backlogs[peer] = backlog = _Backlog(peer)
+        self._put(_What.JOINED, backlog, None)
 
     def packet_received(self, peer: Peer, packet: bytes) -> None:
         """From the mesh: see `Listener`."""
-        flow = self._flows[peer]
-        waiting = flow.put - flow.delivered
+        backlog = self._backlogs[peer]
+        waiting = backlog.put - backlog.delivered
         if waiting >= PACKETS_PER_PEER or self._events.qsize() >= EVENTS_WAITING:
             self.packets_dropped += 1
-            if not flow.full:
-                flow.full = True
+            if not backlog.full:
+                backlog.full = True
                 log.warning("packets of %s dropped: Reticulum is slower than they arrive", peer)
             return
-        if flow.full and waiting <= PACKETS_PER_PEER // 2:
-            flow.full = False
-        flow.put += 1
-        self._put(_What.PACKET, flow, packet)
+        if backlog.full and waiting <= PACKETS_PER_PEER // 2:
+            backlog.full = False
+        backlog.put += 1
+        self._put(_What.PACKET, backlog, packet)
 
     def peer_left(self, peer: Peer) -> None:
         """From the mesh: see `Listener`."""
-        self._put(_What.LEFT, self._flows.pop(peer), None)
+        self._put(_What.LEFT, self._backlogs.pop(peer), None)
 
     # --- the delivery thread ---
 
@@ -247,20 +247,20 @@ class Host:
         joined: dict[Peer, None] = {}
         up = False
         while True:
-            what, flow, extra = self._events.get()
+            what, backlog, extra = self._events.get()
             if what is _What.PACKET:
-                assert flow is not None
-                flow.delivered += 1
+                assert backlog is not None
+                backlog.delivered += 1
                 if not self._stopping:
-                    _tell(told.packet_received, flow.peer, extra)
+                    _tell(told.packet_received, backlog.peer, extra)
             elif what is _What.JOINED:
-                assert flow is not None
-                joined[flow.peer] = None
-                _tell(told.peer_joined, flow.peer)
+                assert backlog is not None
+                joined[backlog.peer] = None
+                _tell(told.peer_joined, backlog.peer)
             elif what is _What.LEFT:
-                assert flow is not None
-                del joined[flow.peer]
-                _tell(told.peer_left, flow.peer)
+                assert backlog is not None
+                del joined[backlog.peer]
+                _tell(told.peer_left, backlog.peer)
             elif what is _What.UP:
                 up = True
                 _tell(told.mesh_up, extra)
