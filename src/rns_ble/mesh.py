@@ -18,7 +18,6 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from typing import Final, NoReturn, Protocol
-from weakref import WeakValueDictionary
 
 import trio
 
@@ -41,7 +40,7 @@ from rns_ble.peer import Peer
 from rns_ble.protocol.advertisement import encode_capabilities
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, TX_UUID
 from rns_ble.protocol.pairs import Cuts
-from rns_ble.session import Carrier, Session
+from rns_ble.session import Carriers, Session
 from rns_ble.status import MeshStatus
 from rns_ble.strangers import Strangers
 
@@ -136,7 +135,7 @@ class Mesh:
             displaces=lambda identity: self._least_known(identity) is not None,
         )
         self._cuts = Cuts(longest_packet)
-        self._carriers: WeakValueDictionary[object, Carrier] = WeakValueDictionary()  # of shared channels
+        self._carriers = Carriers(self._cuts)
         self._acquaintances = acquaintances or Acquaintances()
         self._displaced_at = -math.inf
         self._strangers = Strangers(config.max_connections)
@@ -310,7 +309,7 @@ class Mesh:
             self._nursery.start_soon(self._run_peer, peer)
             self._listener.peer_joined(peer)
         log.debug("%s: linked as %s, ATT MTU %d, to %s", link.address, link.role.value, link.att_mtu, peer)
-        peer.join(link, self._carrier(link))
+        peer.join(link, self._carriers.of(link))
         self._changes.unpark_all()
         return True
 
@@ -337,14 +336,6 @@ class Mesh:
             return None
         least = self._acquaintances.gives_way_to(newcomer, linked, now)
         return None if least is None else self.peers[least]
-
-    def _carrier(self, link: BLELink) -> Carrier:
-        carrier = self._carriers.get(link.shared)
-        if carrier is None:
-            carrier = Carrier(self._cuts)
-            if link.shared is not None:
-                self._carriers[link.shared] = carrier
-        return carrier
 
     async def _run_peer(self, peer: Peer) -> None:
         try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from typing import Final
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -191,3 +192,21 @@ class Carrier:
         self._heard[packet] = now + HEARD_TIME, listeners
         while len(self._heard) > HEARD_MAXIMUM or next(iter(self._heard.values()))[0] < now:
             del self._heard[next(iter(self._heard))]
+
+
+class Carriers:
+    """The carriers of all links: one each, or one for all that share a channel, while one of them is used."""
+
+    def __init__(self, cuts: Cuts) -> None:
+        """`cuts`: as `Carrier`'s."""
+        self._cuts = cuts
+        self._shared: WeakValueDictionary[object, Carrier] = WeakValueDictionary()  # by `BLELink.shared`
+
+    def of(self, link: BLELink) -> Carrier:
+        """What packets for this link leave by."""
+        carrier = None if link.shared is None else self._shared.get(link.shared)
+        if carrier is None:
+            carrier = Carrier(self._cuts)
+            if link.shared is not None:
+                self._shared[link.shared] = carrier
+        return carrier
