@@ -6,8 +6,9 @@ decides. What is always true:
 
 1. An attempt exists exactly while it borrows its address's limiter (one attempt per address) and the radio's
    (as many as the adapter can establish at once). It begins with one of `max_connections` places as well,
-   and gives that to its own link, or to another one that comes in; then it is cancelled. There is no other
-   record of "connecting", so none that could disagree or be left behind.
+   and gives that to its own link, or to another one that comes in; then it is cancelled. Only an attempt
+   to which a peer gave way keeps it. There is no other record of "connecting", so none that could disagree
+   or be left behind.
 2. The time of an attempt is noted before it starts; pacing counts from there, whatever becomes of it.
 3. A link borrows its place from the moment a peer takes it until it has ended, or until it is closed to give
    the place to another.
