@@ -245,8 +245,15 @@ class Admission:
         """Record an attempt and borrow what it needs. Raises `trio.WouldBlock`, having borrowed nothing."""
         return Attempt(candidate, (candidate.limiter, self.radio, self.places), now, displaces=displaces)
 
-    def failed(self, candidate: Candidate, now: float) -> None:
-        """The peer could not be reached, or dropped the link before it proved of any use."""
+    def failed(self, candidate: Candidate, now: float, *, turned_us_away: bool = False) -> None:
+        """The peer could not be reached or, if `turned_us_away`, dropped a link before it was of any use.
+
+        Only several of one kind in a row tell something. A peer that was full just now, and then was not
+        heard twice, is in order.
+        """
+        if turned_us_away is not candidate.turned_us_away:
+            candidate.turned_us_away = turned_us_away
+            candidate.failures = 0
         candidate.attempts += 1
         candidate.failures += 1
         excess = candidate.failures - self._config.max_connection_failures
@@ -313,7 +320,7 @@ class Admission:
             if proven:
                 self.succeeded(dialled)
             else:
-                self.failed(dialled, now)
+                self.failed(dialled, now, turned_us_away=True)
         for candidate in self.candidates.values():
             if candidate.address == link.address or candidate.identity == identity:
                 candidate.seen_since = candidate.used_until = now

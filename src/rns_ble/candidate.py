@@ -77,7 +77,9 @@ class Candidate:
     """Those that succeeded or failed; not those that were cancelled, or are in flight."""
     successes: int = 0
     failures: int = 0
-    """Consecutive."""
+    """Consecutive ones of one kind."""
+    turned_us_away: bool = False
+    """The kind: whether it took our connection and dropped it, or could not be reached."""
     last_attempt: float = -math.inf
     """Its start."""
     used_until: float = -math.inf

@@ -268,7 +268,11 @@ class BLEConfig:
         maximum=86_400.0,
     )
     max_connection_failures: int = _key(
-        3, "integer", "Consecutive failures after which an address is left alone.", minimum=1, maximum=1000
+        3,
+        "integer",
+        "Consecutive failures of one kind after which an address is left alone.",
+        minimum=1,
+        maximum=1000,
     )
     dial_grace: float = _key(
         20.0,

@@ -66,7 +66,7 @@ class CandidateStatus:
     attempts: int
     """Those that succeeded or failed. That of a live link is counted when it ends."""
     failures: int
-    """Consecutive."""
+    """Consecutive ones of one kind: it could not be reached, or turned us away."""
     verdict: str
     """Why it is, or is not, being dialled."""
     verdict_ends: float | None

@@ -187,6 +187,18 @@ async def test_the_blacklist_grows_to_eight_times_and_success_clears_it() -> Non
     assert admission.decide(candidate, 1001).verdict is Verdict.DIAL
 
 
+async def test_only_failures_of_one_kind_in_a_row_have_a_peer_left_alone() -> None:
+    """It turned us away when it was full, and was lost on the radio later: nothing is wrong with it."""
+    admission = admission_of()
+    candidate = seen(admission)
+    for turned_us_away in (True, True, False, False, True, True):
+        admission.failed(candidate, 1000, turned_us_away=turned_us_away)
+        assert candidate.blacklisted_until < 1000
+    admission.failed(candidate, 1000, turned_us_away=True)
+    assert candidate.blacklisted_until == 1060
+    assert candidate.attempts == 7
+
+
 async def test_attempts_that_came_to_an_end_are_counted() -> None:
     admission = admission_of()
     candidate = seen(admission)
