@@ -113,7 +113,7 @@ class Attempt:
         limiters: tuple[trio.CapacityLimiter, ...],
         now: float,
         *,
-        displaces: bool = False,
+        displaces: bool,
     ) -> None:
         """Borrow, or raise `trio.WouldBlock` and borrow nothing. Records the attempt in the candidate."""
         self.candidate = candidate

@@ -366,6 +366,19 @@ async def test_links_that_were_of_no_use_lead_to_the_blacklist() -> None:
     assert admission.decide(candidate, 55).until == 50 + 60
 
 
+async def test_who_drops_a_link_has_turned_us_away_and_who_is_not_reached_has_not() -> None:
+    admission = admission_of()
+    candidate = seen(admission)
+    for failures in (1, 2):
+        link = Link(HIGHER)
+        assert admission.take_place(link, None)
+        admission.link_ended(link, IDENTITY, 0, proven=False)
+        assert (candidate.turned_us_away, candidate.failures) == (True, failures)
+    for failures in (1, 2):
+        admission.failed(candidate, 0)
+        assert (candidate.turned_us_away, candidate.failures) == (False, failures)
+
+
 async def test_a_link_that_ended_says_nothing_about_other_peers() -> None:
     admission = admission_of()
     other = seen(admission)
