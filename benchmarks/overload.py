@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import statistics
+import sys
 from functools import partial
 from itertools import count
 from typing import Any
@@ -40,6 +42,8 @@ QUEUE = 128
 """Packets: `outgoing_queue`."""
 EVERY = 0.25
 """Seconds between two small packets, on average."""
+LEAST_PACKETS = 2
+"""Of each kind in a setting: `statistics.quantiles` takes no fewer."""
 
 DATA, ANNOUNCE, LINK_REQUEST, PROOF = range(4)
 SMALL = {
@@ -161,6 +165,7 @@ async def run(att_mtu: int, arguments: argparse.Namespace, seed: int, *, turns: 
 
 def measure(att_mtu: int, arguments: argparse.Namespace, *, turns: bool) -> dict[str, Any]:
     """All rounds of one setting: waits in milliseconds, and how fast the Resources were."""
+    print(f"ATT MTU {att_mtu}, {'in turns' if turns else 'by arrival'}", file=sys.stderr)
     waits: dict[str, list[float]] = {}
     drops = 0
     for seed in range(arguments.rounds):
@@ -168,7 +173,10 @@ def measure(att_mtu: int, arguments: argparse.Namespace, *, turns: bool) -> dict
         drops += load.drops
         for what, times in load.waits.items():
             waits.setdefault(what, []).extend(times)
-    parts = waits.pop("part")
+    parts = waits.pop("part", [])
+    for what in SMALL:
+        if len(waits.get(what, ())) < LEAST_PACKETS:
+            sys.exit(f"overload.py: too few packets ({what}, ATT MTU {att_mtu}): more --seconds or --rounds")
     return {
         "wait_ms": {
             what: {
@@ -188,12 +196,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="How long small packets wait while Resources are sent.")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--seconds", type=float, default=100.0, metavar="S", help="virtual, a round (100)")
-    parser.add_argument("--rate", type=float, default=VALUES_A_SECOND, metavar="VALUES", help="a second")
+    parser.add_argument(
+        "--rate", type=float, default=VALUES_A_SECOND, metavar="VALUES", help="a second (100)"
+    )
     parser.add_argument("--resources", type=int, default=1, metavar="N", help="at once, to one peer (1)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds (3)")
     arguments = parser.parse_args()
-    if min(arguments.resources, arguments.rounds) < 1 or min(arguments.seconds, arguments.rate) <= 0:
-        parser.error("numbers start at 1, seconds and rates above 0")
+    if min(arguments.resources, arguments.rounds) < 1 or not all(
+        0 < number < math.inf for number in (arguments.seconds, arguments.rate)
+    ):
+        parser.error("--resources and --rounds start at 1, --seconds and --rate are above 0")
 
     results = {
         str(att_mtu): {
@@ -212,9 +224,7 @@ def main() -> None:
         }
         print(json.dumps({**setting, "by_att_mtu": results}))
         return
-    print(
-        f"ms from put to air at {arguments.rate:g} values a second, {arguments.resources} Resources at once\n"
-    )
+    print(f"ms from put to air at {arguments.rate:g} values a second; Resources: {arguments.resources}\n")
     print(f"{'ATT MTU':>7}  {'':22}{'by arrival':>15}{'by turns':>17}")
     print(f"{'':7}  {'':22}{'median':>8}{'p99':>7}{'median':>10}{'p99':>7}")
     for att_mtu, by_order in results.items():

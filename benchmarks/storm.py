@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -64,14 +65,20 @@ def measure_apart(nodes: int) -> dict[str, Any]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="A mesh of N nodes in virtual time.")
-    parser.add_argument("--nodes", type=int, metavar="N", help="how many (10, 50, 200 and 500)")
+    parser.add_argument("--nodes", type=int, metavar="N", help="how many (10, 50, 200, 500)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="the same seed, the same run (0)")
-    parser.add_argument("--foreign", type=float, default=0.0, metavar="SHARE", help="of other dialects (0)")
+    parser.add_argument(
+        "--foreign", type=float, default=0.0, metavar="SHARE", help="foreign nodes, 0 to 1 (0)"
+    )
     parser.add_argument("--neighbours", type=float, default=7.0, metavar="M", help="in range on average (7)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     if arguments.nodes is not None and arguments.nodes < 1:
-        parser.error("there is at least one node")
+        parser.error("argument --nodes: there is at least one node")
+    if not 0 <= arguments.foreign <= 1:
+        parser.error("argument --foreign: a share is a number from 0 to 1")
+    if not 0 < arguments.neighbours < math.inf:
+        parser.error("argument --neighbours: an average is a number above 0")
 
     if arguments.nodes is None:
         results = [measure_apart(nodes) for nodes in SIZES]
