@@ -13,14 +13,22 @@ TRACED = 200_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="fuzz", description=__doc__)
-    parser.add_argument("--values", type=int, default=1_000_000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(
+        "nox -s fuzz --", description="Attack a node, and print what it has cost (docs/security.md)."
+    )
+    parser.add_argument(
+        "--values", type=int, default=1_000_000, metavar="N", help="how many it receives (1,000,000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of what the attackers do (0)")
     parser.add_argument("--json", action="store_true", help="one JSON object, and nothing else")
     arguments = parser.parse_args()
+    if arguments.values < 1:
+        parser.error("argument --values: numbers start at 1")
     show = None if arguments.json or not sys.stderr.isatty() else _show
-    traced = lay_siege(min(arguments.values, TRACED), arguments.seed + 1, trace=True)
+    traced = lay_siege(min(arguments.values, TRACED), arguments.seed + 1, show, trace=True)
     report = lay_siege(arguments.values, arguments.seed, show)
+    if show:
+        sys.stderr.write("\n")
     report.traced_peak_bytes = traced.traced_peak_bytes
     figures = report.as_dict()
     if arguments.json:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
@@ -22,7 +23,9 @@ from tests.soak.report import as_text, summary, write
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser("nox -s soak --")
+    parser = argparse.ArgumentParser(
+        "nox -s soak --", description="Nodes under load while links are lost and nodes die."
+    )
     parser.add_argument("--minutes", type=float, default=5.0, help="of load (5)")
     parser.add_argument("--hours", type=float, default=0.0, help="on top of --minutes")
     parser.add_argument("--nodes", type=int, default=7, choices=range(2, 9), metavar="N", help="2 to 8 (7)")
@@ -35,11 +38,20 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="a directory (a new one)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
+    if not 0 <= arguments.rate < math.inf:
+        parser.error("argument --rate: a number from 0")
+    if not 0 < arguments.minutes + 60 * arguments.hours < math.inf:
+        parser.error("--minutes and --hours together are above 0")
     if arguments.rate:
         os.environ["SOAK_VALUES_A_SECOND"] = str(arguments.rate)
     seconds = 60 * (arguments.minutes + 60 * arguments.hours)
     output = arguments.output or Path(tempfile.mkdtemp(prefix="rns-ble-soak-"))
     output.mkdir(parents=True, exist_ok=True)
+    print(
+        f"{seconds / 60:g} minutes of load; start and end take up to some minutes more. "
+        f"Samples go to {output / 'samples.jsonl'} as they come.",
+        file=sys.stderr,
+    )
     with tempfile.TemporaryDirectory() as name, (output / "samples.jsonl").open("w") as samples:
         run = partial(soak, Path(name), arguments.nodes, seconds, samples, seed=arguments.seed, kills=True)
         record = trio.run(until_signal, run)
