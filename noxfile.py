@@ -1,4 +1,4 @@
-"""Sessions for developers: `nox -l` lists them, `nox -s NAME -- ARGUMENTS` hands arguments on to pytest."""
+"""Sessions for developers: `nox -l` lists them, `nox -s NAME -- ARGUMENTS` hands arguments on to it."""
 
 import argparse
 import os
