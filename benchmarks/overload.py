@@ -70,6 +70,10 @@ class Nobody:
     def link_ended(self, peer: Peer, session: Session) -> None:
         """See `rns_ble.peer.PeerOwner`."""
 
+    async def places_short(self) -> None:
+        """See `rns_ble.peer.PeerOwner`. There is room for all."""
+        await trio.sleep_forever()
+
     def peer_ended(self, peer: Peer) -> None:
         """See `rns_ble.peer.PeerOwner`."""
 
