@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from rns_ble import quiet
-from rns_ble.drivers.asyncio_loop import plainly
 from rns_ble.drivers.base import (
     GOODBYE_TIMEOUT,
     AlreadyConnected,
@@ -211,9 +210,15 @@ class Central:
                 self._dialling.discard(path)
                 nursery.cancel_scope.cancel()
 
-        async with plainly(trio.open_nursery()) as nursery:
+        async with trio.open_nursery() as nursery:
             nursery.start_soon(open_early)
-            await self._dial(address, path)
+            try:
+                await self._dial(address, path)
+            except BLEError as error:
+                # Not raised here: where the caller is cancelled in the same moment it would come out of the
+                # nursery in a group, beside the other task's `Cancelled`, and nobody would know it.
+                problem = error
+                nursery.cancel_scope.cancel()
         if problem is not None:
             raise problem
 
