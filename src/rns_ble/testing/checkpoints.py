@@ -106,7 +106,7 @@ class Strike(trio.abc.Instrument):
         if status is None:
             return  # it has not been entered, or was left already
         # Whoever runs anyway meets it at its next await.
-        waiting = [task for task in _tasks_below(status) if task._abort_func is not None]
+        waiting = [task for task in tasks_below(status) if task._abort_func is not None]
         scope.cancel()
         self._scopes.append(status)
         for task in waiting:
@@ -162,10 +162,11 @@ def throw_into(task: trio.lowlevel.Task, error: Exception) -> bool:
     return True
 
 
-def _tasks_below(status: Any) -> Iterator[trio.lowlevel.Task]:
+def tasks_below(status: Any) -> Iterator[trio.lowlevel.Task]:
+    """All tasks under the cancel status of a scope."""
     yield from status.tasks
     for child in status.children:
-        yield from _tasks_below(child)
+        yield from tasks_below(child)
 
 
 @dataclass
