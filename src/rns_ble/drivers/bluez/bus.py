@@ -141,6 +141,8 @@ class Bus:
         self.on_lost: Callable[[str], None] = lambda _reason: None
         """The connection has ended without our doing."""
         self.unique_name: str = connection.unique_name
+        self.heard = 0
+        """Signals and calls that have come; who sends those is alive, also if its answers take long."""
         self._loop = asyncio_loop
         self._connection = connection
         self._objects: dict[str, BusObject] = {}
@@ -250,6 +252,7 @@ class Bus:
         self._objects.pop(path, None)
 
     def _on_message(self, message: Message) -> bool:
+        self.heard += message.message_type in (MessageType.SIGNAL, MessageType.METHOD_CALL)
         if message.message_type is MessageType.SIGNAL:
             self.on_signal(message)
             return False
