@@ -1,8 +1,8 @@
 """The laboratory, and the guests: one for each file of tests, with each generation of BlueZ.
 
-One more than there are processors run at a time. With three kernels on two processors something can be late
-without being wrong; so tests that fail there have a second guest when all others have ended, with the machine
-to itself. What passes only then is told at the end.
+Two for each processor run at a time, for they mostly wait. With so many kernels something can be late
+without being wrong; so tests that fail there have a second guest when all others have ended, alone.
+What passes only then is told at the end.
 """
 
 from __future__ import annotations
@@ -147,8 +147,7 @@ async def _run_all(names: list[str], show: Show) -> Guests:
                 again.append((name, outcome.failed or [file], outcome))
 
     async with trio.open_nursery() as nursery:
-        # A guest mostly waits, for time-outs and for the air; but too many at once make one another late.
-        for processor in (*processors, processors[0]):
+        for processor in (*processors, *processors):
             nursery.start_soon(work, processor)
     for name, tests, first in again:
         generation = generations[name]
