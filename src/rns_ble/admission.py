@@ -134,10 +134,12 @@ class Admission:
         if not forgettable:
             return False
         # Invented addresses can be many and new. They do not make us forget whom we know and still hear.
-        known = [c for c in forgettable if c.identity is not None and now - c.last_seen <= SEEN_RECENTLY]
-        oldest = min(forgettable, key=lambda c: (c in known, c.last_seen))
-        del self.candidates[oldest.address]
+        del self.candidates[min(forgettable, key=lambda c: (self._is_known(c, now), c.last_seen)).address]
         return True
+
+    @staticmethod
+    def _is_known(c: Candidate, now: float) -> bool:
+        return c.identity is not None and now - c.last_seen <= SEEN_RECENTLY
 
     # --- decisions ---
 

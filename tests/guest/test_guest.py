@@ -14,7 +14,7 @@ from tests.guest.conftest import GENERATIONS, IMPOSSIBLE, Guests
 
 pytestmark = pytest.mark.skipif(
     "RNS_BLE_GUEST" not in os.environ,
-    reason="builds and boots a guest with the real BlueZ, 15 minutes the first time: RNS_BLE_GUEST=1 pytest "
+    reason="builds and boots a guest with the real BlueZ, 20 minutes the first time: RNS_BLE_GUEST=1 pytest "
     "tests/guest, or nox -s bluez",
 )
 

@@ -50,33 +50,26 @@ async def test_a_flood_of_rubbish_writes_few_lines_and_tells_how_many_more_there
     assert len(told) < 5 * LINES
 
 
-async def test_a_flood_before_the_identity_does_not_either(lines) -> None:
-    air = Air()
-    node = Node(air, 1)
+async def besiege(node: Node, *, tells_an_identity: bool) -> None:
+    """Half a minute of strangers who come and go."""
     async with running(node):
         await until(lambda: node.mesh and node.mesh.status().advertising)
         driver = Flood(node)
         async with trio.open_nursery() as nursery:
             for _ in range(5):
-                nursery.start_soon(driver.stranger, False, 0.01)
+                nursery.start_soon(driver.stranger, tells_an_identity, 0.01)
             await trio.sleep(30)
             nursery.cancel_scope.cancel()
     assert driver.connects > 500
+
+
+async def test_a_flood_before_the_identity_does_not_either(lines) -> None:
+    await besiege(Node(Air(), 1), tells_an_identity=False)
     assert per_second(lines, 0, 30) < 20
 
 
 async def test_identities_that_come_and_go_write_few_lines(lines) -> None:
-    air = Air()
-    node = Node(air, 1, config(max_connections=3))
-    async with running(node):
-        await until(lambda: node.mesh and node.mesh.status().advertising)
-        driver = Flood(node)
-        async with trio.open_nursery() as nursery:
-            for _ in range(5):
-                nursery.start_soon(driver.stranger, True, 0.01)
-            await trio.sleep(30)
-            nursery.cancel_scope.cancel()
-    assert driver.connects > 500
+    await besiege(Node(Air(), 1, config(max_connections=3)), tells_an_identity=True)
     assert per_second(lines, 0, 30) < 50
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
+from typing import Literal
 
 import pytest
 import trio
@@ -143,7 +145,9 @@ async def test_also_where_the_known_peer_dials(away: float) -> None:
                 assert node.mesh.admission.places.borrowed_tokens == 1
 
 
-async def test_a_known_peer_that_can_not_be_reached_displaces_nobody_twice() -> None:
+@asynccontextmanager
+async def gives_way_to_a_friend_who(fails: Literal["refusing", "hanging"]) -> AsyncIterator[Node]:
+    """A node with one place that has just closed the link there for a peer that it knows and can't reach."""
     air = Air()
     node, friend = Node(air, 1, config(max_connections=1)), Node(air, FRIEND, config(enable_central=False))
     async with running(node, friend):
@@ -152,26 +156,20 @@ async def test_a_known_peer_that_can_not_be_reached_displaces_nobody_twice() -> 
         air.separate(address_of(1), address_of(FRIEND))
         await until(lambda: not node.peers)
         async with hand(node, 8, claims=8) as first:
-            air.refusing.add(address_of(FRIEND))
+            getattr(air, fails).add(address_of(FRIEND))
             air.unite(address_of(1), address_of(FRIEND))
             await until(lambda: not first.open, 30)
-        async with hand(node, 9, claims=9) as second:
-            await trio.sleep(600)
-            assert second.open
+        yield node
+
+
+async def test_a_known_peer_that_can_not_be_reached_displaces_nobody_twice() -> None:
+    async with gives_way_to_a_friend_who("refusing") as node, hand(node, 9, claims=9) as second:
+        await trio.sleep(600)
+        assert second.open
 
 
 async def test_nor_when_who_gave_way_to_it_is_back_at_once() -> None:
-    air = Air()
-    node, friend = Node(air, 1, config(max_connections=1)), Node(air, FRIEND, config(enable_central=False))
-    async with running(node, friend):
-        await until(lambda: linked(node, friend))
-        await trio.sleep(600)
-        air.separate(address_of(1), address_of(FRIEND))
-        await until(lambda: not node.peers)
-        async with hand(node, 8, claims=8) as first:
-            air.hanging.add(address_of(FRIEND))
-            air.unite(address_of(1), address_of(FRIEND))
-            await until(lambda: not first.open, 30)
+    async with gives_way_to_a_friend_who("hanging") as node:
         async with hand(node, 8, claims=8) as again:
             assert node.mesh.admission.in_flight() == [address_of(FRIEND)]
             assert not again.open
