@@ -165,6 +165,14 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation site, in build/site; `-- serve` shows it while somebody writes."""
+    session.install("-q", "-e", ".[docs]")
+    # The theme warns at length of a mkdocs 2 that pyproject.toml does not let in.
+    session.run("mkdocs", *(session.posargs or ["build", "--strict"]), env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
 def mutation(session: nox.Session) -> None:
     """What no test of protocol/, admission, candidate notices: `-- 'rns_ble.protocol.pairs*'` narrows it."""
     if not hasattr(os, "fork"):
