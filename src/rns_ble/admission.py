@@ -50,6 +50,12 @@ _BY_DIRECTION: Final = {
 }
 
 
+_FLAGS: Final = {
+    Capability.PERIPHERAL_ONLY: "peripheral-only",
+    Capability.CENTRAL_ONLY: "central-only",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """A verdict, and the time (the mesh's clock, seconds) at which it may change by itself."""
@@ -345,6 +351,9 @@ class Admission:
                     failures=c.failures,
                     verdict=decision.verdict.value,
                     verdict_ends=None if math.isinf(decision.until) else decision.until - now,
+                    flags=_FLAGS.get(c.capabilities),
+                    left_alone=max(0.0, c.blacklisted_until - now),
+                    tried=None if math.isinf(c.last_attempt) else now - c.last_attempt,
                 )
             )
         return tuple(rows)

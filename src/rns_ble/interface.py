@@ -15,16 +15,19 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
+import os
+import time
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
 import RNS
+import trio
 from RNS.Interfaces.Interface import Interface
 
-from rns_ble import quiet
+from rns_ble import __version__, quiet
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import BLEDriverInterface, BLEError, ConfigurationError
 from rns_ble.flows import flow_of, without_access_code
@@ -32,7 +35,10 @@ from rns_ble.host import Host, current_interface
 from rns_ble.mailbox import Mailbox
 from rns_ble.mesh import Listener, Mesh
 from rns_ble.peer import Peer
-from rns_ble.status import MeshStatus
+from rns_ble.reticulum_log import bridge_logging
+from rns_ble.status import InterfaceStatus, MeshStatus
+from rns_ble.status_server import serve_status
+from rns_ble.status_socket import DIRECTORY
 from rns_ble.supervisor import supervise
 
 log = quiet.logger(__name__)
@@ -56,15 +62,6 @@ DRIVER_CLASSES: Final = MappingProxyType(
     }
 )
 """Driver → its module, its class and the key of the configuration that the class takes."""
-
-LOG_LEVELS: Final[tuple[tuple[int, int], ...]] = (
-    (logging.CRITICAL, RNS.LOG_CRITICAL),
-    (logging.ERROR, RNS.LOG_ERROR),
-    (logging.WARNING, RNS.LOG_WARNING),
-    (logging.INFO, RNS.LOG_NOTICE),
-)
-"""Python's level → Reticulum's; all below INFO is DEBUG. INFO says that the interface is online and which
-peers come and go, which a user wants to see without asking: rnsd shows NOTICE unless told otherwise."""
 
 
 class _Common(Interface):  # type: ignore[misc]  # RNS has no types
@@ -105,7 +102,7 @@ class BLEInterface(_Common):
         """`owner`: `RNS.Transport`. Raises `ConfigurationError`, which is logged already; Reticulum then
         goes on without this interface.
         """
-        _bridge_logging()
+        bridge_logging()
         heading = current_interface.set(f"BLEInterface[{configuration.get('name', BLEConfig().name)}]")
         try:
             self.config = BLEConfig.from_section(configuration)
@@ -130,6 +127,10 @@ class BLEInterface(_Common):
         self.announce_rate_target = self.announce_rate_grace = self.announce_rate_penalty = None
         self._peer_interfaces: dict[Peer, BLEPeerInterface] = {}
         self._mesh: Mesh | None = None
+        own = driver is not None or type(self).driver_class is not None
+        self._driver_name = type(self.driver).__name__ if own else self.config.driver
+        self._began = time.monotonic()
+        self._offline_reason = "it has just started"
         self._host = Host(str(self), self._run, _transport_identity, self)
 
     def __str__(self) -> str:
@@ -200,6 +201,7 @@ class BLEInterface(_Common):
         """See `rns_ble.mesh.Listener`."""
         self.online = False
         self._mesh = None
+        self._offline_reason = reason
 
     def peer_joined(self, peer: Peer) -> None:
         """See `rns_ble.mesh.Listener`."""
@@ -226,7 +228,10 @@ class BLEInterface(_Common):
     async def _run(self, identity: bytes, listener: Listener) -> None:
         # What Reticulum has put in here since the constructor is there by now: it starts us after that.
         longest = self.HW_MTU + (self.ifac_size or 0)
-        await supervise(self.driver, self.config, identity, listener, longest, self._linked_elsewhere)
+        async with trio.open_nursery() as nursery:
+            directory = Path(RNS.Reticulum.storagepath, DIRECTORY)
+            nursery.start_soon(serve_status, directory, self.name, self._status)
+            await supervise(self.driver, self.config, identity, listener, longest, self._linked_elsewhere)
 
     def _linked_elsewhere(self, identity: bytes) -> bool:
         """Whether another interface of this process, in the same network, has that peer. On the Trio
@@ -249,6 +254,25 @@ class BLEInterface(_Common):
         """What the mesh knows now; None when it does not run. From any thread; waits a second at most."""
         mesh = self._mesh
         return None if mesh is None else self._host.ask(mesh.status)
+
+    def _status(self) -> InterfaceStatus:
+        """All that there is to be seen of this interface. On the Trio thread."""
+        mesh = self._mesh
+        return InterfaceStatus(
+            name=self.name,
+            online=mesh is not None,
+            offline_reason=None if mesh is not None else self._offline_reason,
+            driver=self._driver_name,
+            adapter=self.config.adapter,
+            transport=self.config.transport,
+            address=self.driver.address,
+            pid=os.getpid(),
+            version=__version__,
+            rns_version=RNS.__version__,
+            age=time.monotonic() - self._began,
+            packets_dropped=self.packets_dropped,
+            mesh=None if mesh is None else mesh.status(),
+        )
 
     @property
     def packets_dropped(self) -> int:
@@ -355,39 +379,3 @@ def make_driver(config: BLEConfig) -> BLEDriverInterface:
         raise ConfigurationError(f"driver = {config.driver}: {what}") from error
     driver: BLEDriverInterface = driver_class(**{key: getattr(config, key)})
     return driver
-
-
-class _ReticulumLog(logging.Handler):
-    """Passes our log on to Reticulum's, which has levels and a destination of its own."""
-
-    def handle(self, record: logging.LogRecord) -> bool:
-        """Drop what Reticulum would not show before it costs anything.
-
-        Takes no lock: Reticulum's log has its own, and a thread stuck in that must not hold up the others.
-        """
-        if RNS.loglevel < _level(record) or not self.filter(record):
-            return False
-        self.emit(record)
-        return True
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Log one line, headed by the interface that it is about."""
-        try:
-            RNS.log(f"{current_interface.get('rns_ble')}: {self.format(record)}", _level(record))
-        except Exception:  # noqa: BLE001  (as logging demands: a log must not break what it reports on)
-            self.handleError(record)
-
-
-def _level(record: logging.LogRecord) -> int:
-    """Reticulum's level for ours."""
-    return next((theirs for ours, theirs in LOG_LEVELS if record.levelno >= ours), int(RNS.LOG_DEBUG))
-
-
-def _bridge_logging() -> None:
-    """Send the log of this package to Reticulum's; once in a process."""
-    logger = logging.getLogger("rns_ble")
-    if not any(isinstance(handler, _ReticulumLog) for handler in logger.handlers):
-        logger.addHandler(_ReticulumLog())
-        logger.propagate = False
-        if logger.level == logging.NOTSET:
-            logger.setLevel(logging.DEBUG)  # Reticulum's log level, which may change at any time, decides

@@ -379,6 +379,7 @@ class Mesh:
             links=sum(1 for _ in self._links()),
             max_connections=self._config.max_connections,
             attempts_in_flight=tuple(self.admission.in_flight()),
+            strangers=self._strangers.borrowed_tokens,
             peers=tuple(peer.status() for peer in self.peers.values()),
             candidates=self.admission.status(trio.current_time()),
         )

@@ -1,12 +1,14 @@
-"""Immutable snapshots of a running interface: what `BLEInterface.snapshot` answers.
+"""Immutable snapshots of a running interface: what `BLEInterface.status` answers.
 
 Times are seconds: an age or a duration, never a clock reading, so that a snapshot means the same in
-another process.
+another process. Counters only grow as long as what they belong to lives; rates come of two snapshots.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,13 @@ class CandidateStatus:
     """Why it is, or is not, being dialled."""
     verdict_ends: float | None
     """Seconds until the verdict may change by itself; None when only an event changes it."""
+    flags: str | None
+    """What it says that it can't do: `peripheral-only`, `central-only`, or None."""
+    left_alone: float
+    """Seconds for which it is still left alone because of its failures (the blacklist); 0 when it is not. The
+    verdict may be another one meanwhile, for example while it is not heard."""
+    tried: float | None
+    """Seconds since the last attempt began, which may be in flight; None when there was none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,5 +94,47 @@ class MeshStatus:
     max_connections: int
     attempts_in_flight: tuple[str, ...]
     """Addresses."""
+    strangers: int
+    """Centrals that are connected and have not told who they are; they take no place of a peer's."""
     peers: tuple[PeerStatus, ...]
     candidates: tuple[CandidateStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceStatus:
+    """One interface, also while its adapter is missing. This is what its socket tells (docs/status.md)."""
+
+    name: str
+    """That of its section in Reticulum's configuration."""
+    online: bool
+    """As Reticulum sees it."""
+    offline_reason: str | None
+    """Why it is offline, in the words of the log; None when it is online."""
+    driver: str
+    """The key `driver`, or the name of the class where the interface brings one of its own."""
+    adapter: str | None
+    """The key `adapter`."""
+    transport: str | None
+    """The key `transport`."""
+    address: str | None
+    """The adapter's own, where it is known."""
+    pid: int
+    version: str
+    """Of rns_ble."""
+    rns_version: str
+    age: float
+    """Seconds since the interface has started."""
+    packets_dropped: int
+    """Packets received that Reticulum was too slow to take."""
+    mesh: MeshStatus | None
+    """None while the interface is offline."""
+
+
+def as_json(status: InterfaceStatus) -> bytes:
+    """One line: the snapshot as nested objects, with the names above."""
+    return json.dumps(status, default=_members, separators=(",", ":")).encode() + b"\n"
+
+
+def _members(part: Any) -> dict[str, object]:
+    # As dataclasses.asdict, which copies all of it and takes eight times as long.
+    return {field.name: getattr(part, field.name) for field in fields(part)}

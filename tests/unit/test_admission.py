@@ -540,11 +540,11 @@ async def test_the_status_of_a_candidate() -> None:
     admission.failed(candidate, 3)
     with admission.begin(candidate, 6):
         pass
-    known = CandidateStatus(HIGHER, "shed", -60, 5, None, 1, 1, "tried just now", 3)
+    known = CandidateStatus(HIGHER, "shed", -60, 5, None, 1, 1, "tried just now", 3, None, 0.0, 2)
     assert admission.status(8) == (known,)
     admission.identified(HIGHER, IDENTITY)
     admission.succeeded(candidate)
-    known = CandidateStatus(HIGHER, "shed", -60, 9, IDENTITY.hex(), 2, 0, "to be dialled", None)
+    known = CandidateStatus(HIGHER, "shed", -60, 9, IDENTITY.hex(), 2, 0, "to be dialled", None, None, 0.0, 6)
     assert admission.status(12) == (known,)
 
 

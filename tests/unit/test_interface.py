@@ -23,6 +23,7 @@ from rns_ble import interface
 from rns_ble.config import RETICULUM_KEYS, BLEConfig
 from rns_ble.drivers.base import ConfigurationError
 from rns_ble.host import current_interface
+from rns_ble.reticulum_log import bridge_logging
 
 SOURCES = Path(rns_ble.__file__).parents[1]
 
@@ -144,7 +145,7 @@ def reticulum_log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, i
 
 
 def test_levels_go_to_reticulums_and_info_is_its_notice(reticulum_log):
-    interface._bridge_logging()
+    bridge_logging()
     log = logging.getLogger("rns_ble.anything")
     for level in (logging.CRITICAL, logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG, 5):
         log.log(level, "level %d", level)
@@ -158,7 +159,7 @@ def test_levels_go_to_reticulums_and_info_is_its_notice(reticulum_log):
 
 
 def test_what_reticulum_would_not_show_is_not_even_formatted(reticulum_log, monkeypatch):
-    interface._bridge_logging()
+    bridge_logging()
 
     class Expensive:
         def __str__(self):
@@ -173,7 +174,7 @@ def test_what_reticulum_would_not_show_is_not_even_formatted(reticulum_log, monk
 
 
 def test_a_line_is_headed_by_its_interface(reticulum_log):
-    interface._bridge_logging()
+    bridge_logging()
     token = current_interface.set("BLEInterface[Porch]")
     logging.getLogger("rns_ble.mesh").warning("careful")
     current_interface.reset(token)
@@ -181,7 +182,7 @@ def test_a_line_is_headed_by_its_interface(reticulum_log):
 
 
 def test_a_traceback_is_logged_whole(reticulum_log):
-    interface._bridge_logging()
+    bridge_logging()
     try:
         raise RuntimeError("a bug")
     except RuntimeError:
@@ -194,14 +195,14 @@ def test_a_traceback_is_logged_whole(reticulum_log):
 
 def test_the_bridge_is_built_once_and_goes_nowhere_else(reticulum_log, caplog):
     for _ in range(3):
-        interface._bridge_logging()
+        bridge_logging()
     logging.getLogger("rns_ble.mesh").error("once")
     assert len(reticulum_log) == 1
     assert caplog.records == []
 
 
 def test_a_log_that_fails_does_not_fail_the_mesh(reticulum_log, monkeypatch, capsys):
-    interface._bridge_logging()
+    bridge_logging()
 
     def fail(message, level):
         raise OSError("disk full")

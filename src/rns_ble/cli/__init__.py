@@ -23,6 +23,7 @@ from rns_ble.cli.errors import CommandError
 
 COMMANDS: Final = {
     "install": "make the BLE interface known to Reticulum, and add it to a configuration",
+    "status": "show the BLE interfaces that run, their peers, and why others are none",
     "demo": "let separate Reticulum nodes talk over a virtual radio: no adapter needed",
     "ether": "run the virtual radio, for Reticulum nodes on this machine",
     "radio": "check the Bluetooth of two machines with one another",

@@ -39,7 +39,7 @@ def find_directory(explicit: str | None = None) -> Path:
         return Path(explicit).expanduser().absolute()
     home = Path.home()
     for candidate in (Path("/etc/reticulum"), home / ".config" / "reticulum"):
-        if (candidate / "config").is_file():
+        if os.path.isfile(candidate / "config"):  # as Reticulum: what it may not look at is not there
             return candidate
     return home / ".reticulum"
 

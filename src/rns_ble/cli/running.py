@@ -1,0 +1,140 @@
+"""The BLE interfaces that run with a Reticulum configuration: find their sockets and ask them.
+
+Nothing but the standard library, so that asking costs a moment. When nobody answers, it is worth more time to
+tell why (`rns_ble.cli.absence`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shlex
+import socket
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from rns_ble.status_socket import DIRECTORY, REQUEST, STORAGE, SUFFIX, address_in, opened
+
+TIMEOUT: Final = 2.0
+"""Seconds for an answer, which takes milliseconds where the process has time."""
+
+CHUNK: Final = 65536
+"""Bytes."""
+
+_CREDENTIALS: Final = struct.Struct("iII")
+"""`struct ucred` of unix(7): pid, uid, gid."""
+
+Interface = dict[str, Any]
+"""`rns_ble.status.InterfaceStatus` as JSON has it: nested dictionaries and lists."""
+
+
+@dataclass
+class Running:
+    """What was found."""
+
+    interfaces: list[Interface] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    """Of sockets that are there and could not be asked: a line each, with what to do."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is an interface, and all that there are can be asked and are online."""
+        return bool(self.interfaces) and not self.errors and all(i["online"] for i in self.interfaces)
+
+
+def ask_all(directory: Path) -> Running:
+    """Ask every interface that runs with this configuration directory. Takes `TIMEOUT` for each at most.
+
+    Empty when none runs; never raises for what it finds.
+    """
+    running = Running()
+    sockets = directory / STORAGE / DIRECTORY
+    try:
+        with opened(sockets) as descriptor:
+            for name in sorted(os.listdir(descriptor)):
+                if name.endswith(SUFFIX):
+                    _ask_into(running, sockets / name, address_in(descriptor, name))
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except PermissionError:
+        running.errors.append(not_yours(sockets, directory))
+    return running
+
+
+def _ask_into(running: Running, path: Path, address: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(TIMEOUT)
+        try:
+            connection.connect(address)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return  # of a process that has ended
+        except PermissionError:
+            running.errors.append(not_yours(path, path.parents[2]))
+            return
+        except (TimeoutError, BlockingIOError):
+            running.errors.append(f"{path} is busy: too many programs ask it")
+            return
+        pid, _uid = peer_of(connection)
+        try:
+            running.interfaces.append(_ask(connection))
+        except TimeoutError:
+            running.errors.append(
+                f"{path.stem}: process {pid} does not answer. Is it stopped, or the machine overloaded? "
+                "A restart of it helps otherwise"
+            )
+        except (ValueError, OSError) as error:
+            running.errors.append(f"{path.stem}: process {pid} gives no answer: {error}")
+
+
+def _ask(connection: socket.socket) -> Interface:
+    connection.sendall(REQUEST)
+    received = bytearray()
+    while not received.endswith(b"\n"):
+        chunk = connection.recv(CHUNK)
+        if not chunk:
+            raise ValueError("it closed the connection")
+        received += chunk
+    answer = json.loads(received)
+    if not isinstance(answer, dict) or "online" not in answer:
+        raise ValueError(str(answer.get("error", answer) if isinstance(answer, dict) else answer))
+    return answer
+
+
+def peer_of(connection: socket.socket) -> tuple[int, int]:
+    """Which process listens at the other end, and its user: (pid, uid)."""
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _gid = _CREDENTIALS.unpack(data)
+    return pid, uid
+
+
+def user_name(uid: int) -> str:
+    """Of this user, or the number where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"#{uid}"
+
+
+def as_user(uid: int, command: str) -> str:
+    """The command that does this as that user."""
+    return f"sudo {command}" if uid == 0 else f"sudo -u {shlex.quote(user_name(uid))} {command}"
+
+
+def not_yours(path: Path, directory: Path) -> str:
+    """What to say of a path that may not be opened."""
+    owner = owner_of(path)
+    command = f"rns-ble status --config {shlex.quote(str(directory))}"
+    return f"{directory} is used by {user_name(owner)}'s rnsd: {as_user(owner, command)}"
+
+
+def owner_of(path: Path) -> int:
+    """The user whom the path belongs to, or the nearest directory above of which that can be seen."""
+    for place in (path, *path.parents):
+        try:
+            return place.stat().st_uid
+        except OSError:
+            continue
+    return 0

@@ -1,0 +1,91 @@
+"""`rns-ble status`: the BLE interfaces that run, their peers, and why others are none."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from rns_ble.cli import reticulum_config
+from rns_ble.cli.errors import CommandError
+from rns_ble.cli.progress import Progress
+from rns_ble.cli.running import Running, ask_all
+
+POLL: Final = 0.25
+"""Seconds between two looks while it waits."""
+
+
+def seconds(text: str) -> float:
+    """For argparse: a number of seconds, at least 0."""
+    with suppress(ValueError):
+        if 0 <= (number := float(text)) < float("inf"):
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Declare `--config`."""
+    parser.add_argument(
+        "--config",
+        metavar="DIR",
+        help="Reticulum's configuration directory, as rnsd --config takes it "
+        "(default: /etc/reticulum, ~/.config/reticulum or ~/.reticulum, as Reticulum chooses)",
+    )
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add_config(parser)
+    parser.add_argument(
+        "--wait",
+        type=seconds,
+        metavar="SECONDS",
+        help="until all interfaces are online, at most so long; exit code 0 when they are",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show it; 0 when at least one interface runs and all that run are online."""
+    directory = reticulum_config.find_directory(arguments.config)
+    running = _ask(directory, arguments.wait)
+    errors = running.errors
+    if not running.interfaces and not errors:
+        from rns_ble.cli.absence import why_none  # noqa: PLC0415  (brings in all of RNS)
+
+        errors = [why_none(directory)]
+    if arguments.json:
+        print(json.dumps({**asdict(running), "errors": errors}))
+        return 0 if running.ok else 1
+    for interface in running.interfaces:
+        print(_line(interface))
+    if errors:
+        raise CommandError("; ".join(errors))
+    return 0 if running.ok else 1
+
+
+def _line(interface: dict[str, object]) -> str:
+    state = "online" if interface["online"] else f"offline: {interface['offline_reason']}"
+    return f"{interface['name']}  {state}"
+
+
+def _ask(directory: Path, wait: float | None) -> Running:
+    running = ask_all(directory)
+    if running.ok or not wait:
+        return running
+    progress = Progress(sys.stderr)
+    deadline = time.monotonic() + wait
+    try:
+        while not running.ok and (left := deadline - time.monotonic()) > 0:
+            online = sum(interface["online"] for interface in running.interfaces)
+            progress.show("interfaces online", online, max(1, len(running.interfaces)))
+            time.sleep(min(POLL, left))
+            running = ask_all(directory)
+    finally:
+        progress.end()
+    return running
