@@ -43,7 +43,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run_main(capsys, "--help")
     assert code == 0
     for name in COMMANDS:
-        assert re.search(rf"^ +{name} ", out, re.MULTILINE)
+        assert re.search(rf"^ +{name}\b", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from typing import Final, Protocol, cast
 
@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "demo": "let separate Reticulum nodes talk over a virtual radio: no adapter needed",
     "ether": "run the virtual radio, for Reticulum nodes on this machine",
     "radio": "check the Bluetooth of two machines with one another",
+    "completion": "print what makes a shell complete the command line of rns-ble",
 }
 """Each subcommand and what `rns-ble --help` says about it."""
 
@@ -43,8 +44,8 @@ def _load(name: str) -> _Command:
     return cast("_Command", import_module(f"rns_ble.cli.{name}"))
 
 
-def _parser(chosen: str | None) -> argparse.ArgumentParser:
-    """The whole parser, with the arguments of the chosen subcommand only."""
+def command_line(chosen: Collection[str] = frozenset(COMMANDS)) -> argparse.ArgumentParser:
+    """The parser of the whole command line, with the arguments of the chosen subcommands only."""
     parser = argparse.ArgumentParser(
         prog="rns-ble", description="Bluetooth Low Energy as a transport of the Reticulum Network Stack."
     )
@@ -54,7 +55,7 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
         subparser = subparsers.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
         )
-        if name == chosen:
+        if name in chosen:
             _load(name).configure(subparser)
     return parser
 
@@ -66,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     # The options before a subcommand take no value, so the first word that is none of them is the subcommand.
-    chosen = next((word for word in argv if not word.startswith("-")), None)
-    arguments = _parser(chosen).parse_args(argv)
+    chosen = [word for word in argv if not word.startswith("-")][:1]
+    arguments = command_line(chosen).parse_args(argv)
     try:
         code = _load(arguments.command).run(arguments)
         sys.stdout.flush()
