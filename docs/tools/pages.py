@@ -7,13 +7,16 @@
        [Put it into your Reticulum](../README.md#put-it-into-your-reticulum "include")
 
    Here the section takes its place; on GitHub it is a link.
-3. Links between all these files are written as they are right in the repository, and put right for the site.
-4. Nothing that the site shows is fetched from elsewhere: it can be read offline, and tells on nobody.
+3. In the same way a link titled "generated" to a source of this package stands for what generated.py makes
+   of that source.
+4. Links between all these files are written as they are right in the repository, and put right for the site.
+5. Nothing that the site shows is fetched from elsewhere: it can be read offline, and tells on nobody.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +25,9 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from pymdownx.slugs import slugify
+
+sys.path.insert(0, str(Path(__file__).parent))
+from generated import PARTS
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -33,6 +39,7 @@ HOME: Final = "index.md"
 
 _LINK: Final = re.compile(r"(?<=\]\()(?P<path>[\w./-]+\.\w+)(?P<anchor>#[^)\s]*)?(?=\))")
 _INCLUDE: Final = re.compile(r'^\[[^\]]+\]\(\.\./README\.md#(?P<anchor>[^)\s]+) "include"\)$', re.MULTILINE)
+_GENERATED: Final = re.compile(r'^\[[^\]]+\]\((?P<source>[^)\s]+) "generated"\)$', re.MULTILINE)
 _HEADING: Final = re.compile(r"^(?P<marks>#+) (?P<text>.+)$")
 _FETCHED: Final = re.compile(
     r'<(?:script|img|iframe|link(?= [^>]*rel="?stylesheet))[^>]*?="?(?:https?:)?//[^">]+'
@@ -58,7 +65,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         except KeyError:
             raise PluginError(f"{page.file.src_uri}: README.md has no section #{match['anchor']}") from None
 
-    return _LINK.sub(_for_site, _INCLUDE.sub(included, markdown))
+    def generated(match: re.Match[str]) -> str:
+        try:
+            return PARTS[match["source"]]()
+        except KeyError:
+            raise PluginError(f"{page.file.src_uri}: nothing is made of {match['source']}") from None
+
+    return _LINK.sub(_for_site, _GENERATED.sub(generated, _INCLUDE.sub(included, markdown)))
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:

@@ -1,0 +1,77 @@
+"""What the pages in docs/ say is what the code does, and what they show is what it was drawn from."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from rns_ble.admission import ATTEMPT_INTERVAL, BLACKLIST_STEPS
+from rns_ble.candidate import Verdict
+from rns_ble.config import BLEConfig
+from rns_ble.peer import DETACH_GRACE, SETTLE_TIME
+from rns_ble.protocol import gatt
+from rns_ble.protocol.advertisement import RSSI_UNKNOWN
+from rns_ble.protocol.fragmentation import MAX_BYTES, MAX_PACKETS, REASSEMBLY_TIMEOUT
+from rns_ble.protocol.liveness import (
+    ANSWER_LIMIT,
+    DATA_LIMIT,
+    KEEPALIVE_INTERVAL,
+    PROBE_INTERVAL,
+    SILENCE_LIMIT,
+)
+from rns_ble.protocol.pairs import OVERTAKING_TIME
+from rns_ble.strangers import HANDSHAKE_TIMEOUT
+
+DOCS = Path(__file__).parents[2] / "docs"
+PROTOCOL = " ".join((DOCS / "protocol.md").read_text().split())
+DEFAULTS = BLEConfig()
+
+
+@pytest.mark.parametrize("diagram", sorted(DOCS.glob("diagrams/*.d2")), ids=lambda path: path.stem)
+def test_a_diagram_is_drawn_from_its_source(diagram: Path) -> None:
+    digest = hashlib.sha256(diagram.read_bytes()).hexdigest()
+    drawn = diagram.with_suffix(".svg").read_text()
+    assert drawn.endswith(f"<!-- of {diagram.name}, SHA-256 {digest} -->\n"), "nox -s figures draws it anew"
+    assert f"diagrams/{diagram.stem}.svg" in PROTOCOL
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"| service (primary) | `{gatt.SERVICE_UUID}`",
+        f"| TX: the peripheral notifies | `{gatt.TX_UUID}`",
+        f"| RX: the central writes | `{gatt.RX_UUID}`",
+        f"| Identity | `{gatt.IDENTITY_UUID}` | read: {gatt.IDENTITY_LENGTH} bytes",
+        f"strength of {', '.join(map(str, sorted(RSSI_UNKNOWN)[:3]))} or {max(RSSI_UNKNOWN)} dBm",
+        f"tells no identity within {HANDSHAKE_TIMEOUT:g} s",
+        f"`min(ATT MTU - {gatt.ATT_HEADER}, {gatt.VALUE_MAXIMUM})`",
+        f"A write is at most {gatt.WRITE_MAXIMUM}",
+        f"given up {REASSEMBLY_TIMEOUT:g} s after its first fragment",
+        f"At most {MAX_PACKETS} packets are in progress, with {MAX_BYTES // 1024} KiB",
+        f"An END waits {1000 * OVERTAKING_TIME:g} ms",
+        f"after {KEEPALIVE_INTERVAL:g} s without a fragment or a keepalive sent",
+        f"after {SILENCE_LIMIT:g} s without any value",
+        f"after {PROBE_INTERVAL:g} s without a fragment, PING or PONG",
+        f"after {DATA_LIMIT:g} s without a fragment, PING or PONG",
+        f"| link late | {ANSWER_LIMIT:g} s after",
+        f"`dial_grace` ({DEFAULTS.dial_grace:g} s)",
+        f"start at least {ATTEMPT_INTERVAL:g} s apart",
+        f"`max_connection_failures` ({DEFAULTS.max_connection_failures})",
+        f"`connection_retry_backoff` ({DEFAULTS.connection_retry_backoff:g} s)",
+        f"up to {BLACKLIST_STEPS} times",
+        f"`max_connections` ({DEFAULTS.max_connections})",
+        f"stays for {DETACH_GRACE:g} s",
+        f"never before both are {SETTLE_TIME:g} s old",
+    ],
+)
+def test_the_numbers_of_the_protocols_page_are_those_of_the_code(said: str) -> None:
+    assert said in PROTOCOL
+
+
+def test_troubleshooting_knows_every_reason_why_somebody_is_not_linked() -> None:
+    page = (DOCS / "troubleshooting.md").read_text()
+    explained = set(Verdict) - {Verdict.DIAL, Verdict.LINKED, Verdict.IN_FLIGHT}
+    for verdict in explained:
+        assert verdict.value in page
