@@ -14,7 +14,7 @@ PYTHONS = ["3.11", "3.12", "3.13"]
 # What BlueZ is in Debian 12 and in Debian 13: they serve several centrals in different ways.
 BLUEZ = ["5.66", "5.82"]
 
-nox.options.sessions = ["lint", "tests", "radio", "system", "bluez"]
+nox.options.sessions = ["lint", "tests", "radio", "system", "deploy", "bluez"]
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
 # An interpreter that is not here is no failure, not even on a CI machine: the session is skipped and says so.
@@ -78,6 +78,14 @@ def system(session: nox.Session) -> None:
     if not sys.platform.startswith("linux"):
         session.skip("the system tests read /proc, which only Linux has")
     _pytest(session, "system")
+
+
+@nox.session
+def deploy(session: nox.Session) -> None:
+    """Deployment by SSH to an sshd of its own on loopback, where rnsd comes up, or does not."""
+    if not sys.platform.startswith("linux"):
+        session.skip("hosts are Linux machines")
+    _pytest(session, "deploy")
 
 
 @nox.session

@@ -69,7 +69,7 @@ def _quoted(path: Path) -> str:
 
 @dataclass(kw_only=True)
 class HostResult(Result):
-    """`Result` with two more states: `unreachable`, ssh did not get there; `lost`, the host told no result."""
+    """`Result` with two more states: `unreachable`, ssh did not get there; `lost`, no result came."""
 
     host: str
     output: str = ""
@@ -79,7 +79,7 @@ class HostResult(Result):
 async def deploy_to(
     host: Host, application: bytes, ssh: Ssh, limit: float, show: Callable[[str], None]
 ) -> HostResult:
-    """Deploy to one host, for so many seconds at most. Cancelled: the session ends, the host goes on alone."""
+    """Deploy to one host, for so many seconds at most. Cancelled: the session ends, the host goes on."""
     process = await asyncio.create_subprocess_exec(
         *ssh.command(host),
         stdin=asyncio.subprocess.PIPE,

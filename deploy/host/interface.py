@@ -14,8 +14,8 @@ ANSWER_LIMIT: Final = 60.0
 """Seconds for a command of `rns-ble`, what it was told to wait for aside: a Pi Zero takes 5 to load it."""
 
 PAUSE: Final = 0.5
-"""Seconds between two looks at interfaces that are the old ones still, or not all there. There is nothing to wait
-for: whoever answers next has not been started yet."""
+"""Seconds between two looks at interfaces that are the old ones still, or not all there. There is nothing to
+wait for: whoever answers next has not been started yet."""
 
 SLACK: Final = 1.0
 """Seconds by which an interface may seem older than the restart: it rounds its age."""
@@ -86,7 +86,7 @@ def _missing(answer: Interfaces, since: float, version: str, expected: set[str])
         return reason
     for interface in answer.known:
         if interface["age"] > time.monotonic() - since + SLACK:
-            return f"process {interface['pid']} has been there before the restart and still runs"
+            return f"process {interface['pid']} was there before the restart, and still runs"
         if interface["version"] != version:
             return f"process {interface['pid']} runs version {interface['version']}"
     if absent := sorted(expected - answer.online):
