@@ -25,6 +25,9 @@ from deploy.host.service import Service, find
 ORDER: Final = "order.json"
 """In the application, beside the wheel."""
 
+PATIENCE_BACK: Final = 60.0
+"""Seconds, at least, for the old version to come up again: there is nothing else that could be tried."""
+
 Tell = Callable[[str], None]
 
 
@@ -83,7 +86,7 @@ class Deployment:
             self._tell(f"installing {self._order.version}; {self._plan['before'] or 'nothing'} was there")
             self._ask_environment("install", **what)
             self._shim = Shim.install(self._service)
-            interfaces = self._restart(self._order.version)
+            interfaces = self._restart(self._order.version, self._order.wait)
         except Exception as error:  # noqa: BLE001  (a bug of ours must not leave the host halfway, either)
             return self._back(_line(error))
         return self._result("deployed", after=self._order.version, interfaces=sorted(interfaces.online))
@@ -96,7 +99,7 @@ class Deployment:
             if self._shim is not None:
                 self._shim.undo(self._service)
             if self._before is not None and self._before.online:
-                interfaces = sorted(self._restart(after).online)
+                interfaces = sorted(self._restart(after, max(self._order.wait, PATIENCE_BACK)).online)
             else:
                 # It was not up before, or its version can't tell.
                 self._service.restart()
@@ -107,13 +110,13 @@ class Deployment:
             return self._result("failed", reason=f"{reason}; and the way back: {_line(error)}", after=after)
         return self._result("rolled back", reason=reason, after=after, interfaces=interfaces)
 
-    def _restart(self, version: str) -> Interfaces:
+    def _restart(self, version: str, wait: float) -> Interfaces:
         """Restart, and wait for the interfaces. Those that were online before have to be so again."""
         self._tell(f"{self._service.what}, and waiting for {version} to be online")
         since = time.monotonic()
         self._service.restart()
         expected = self._before.online if self._before else set()
-        return wait_for_new(self._service, self._order.wait, since, version, expected)
+        return wait_for_new(self._service, wait, since, version, expected)
 
     def _ask_environment(self, action: str, **order: object) -> Any:
         command = [self._service.interpreter, str(self._application), action, json.dumps(order)]

@@ -46,7 +46,8 @@ class Wheels:
         """One with a version of its own, or this one. A fault: a file of the package, a text, another."""
         self._number += 1
         source = self._directory / f"source-{self._number}"
-        shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("src", "docs"):
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, source)
         line = f'__version__ = "{version or f"0.0.{self._number}"}"'
