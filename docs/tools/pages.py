@@ -6,7 +6,7 @@
 
        [Put it into your Reticulum](../README.md#put-it-into-your-reticulum "include")
 
-   Here the section takes its place; on GitHub it is a link.
+   Here the section, up to the next heading, takes its place; on GitHub it is a link.
 3. In the same way a link titled "generated" to a source of this package stands for what generated.py makes
    of that source.
 4. Links between all these files are written as they are right in the repository, and put right for the site.
@@ -40,7 +40,7 @@ HOME: Final = "index.md"
 _LINK: Final = re.compile(r"(?<=\]\()(?P<path>[\w./-]+\.\w+)(?P<anchor>#[^)\s]*)?(?=\))")
 _INCLUDE: Final = re.compile(r'^\[[^\]]+\]\(\.\./README\.md#(?P<anchor>[^)\s]+) "include"\)$', re.MULTILINE)
 _GENERATED: Final = re.compile(r'^\[[^\]]+\]\((?P<source>[^)\s]+) "generated"\)$', re.MULTILINE)
-_HEADING: Final = re.compile(r"^(?P<marks>#+) (?P<text>.+)$")
+_HEADING: Final = re.compile(r"^#+ (?P<text>.+)$")
 _FETCHED: Final = re.compile(
     r'<(?:script|img|iframe|link(?= [^>]*rel="?stylesheet))[^>]*?="?(?:https?:)?//[^">]+'
 )
@@ -102,16 +102,14 @@ def _for_site(match: re.Match[str]) -> str:
 
 
 def _sections(text: str) -> dict[str, str]:
-    """What stands below each heading up to the next one of its level, by the heading's anchor."""
-    lines = _for_docs(text).splitlines()
-    headings: list[tuple[int, int, str]] = []
+    """What stands below each heading, up to the next one, by the heading's anchor."""
+    sections: dict[str, list[str]] = {}
+    lines: list[str] = []
     fenced = False
-    for number, line in enumerate(lines):
+    for line in _for_docs(text).splitlines():
         fenced ^= line.startswith("```")
         if not fenced and (match := _HEADING.match(line)):
-            headings.append((number, len(match["marks"]), _slug(match["text"], "-")))
-    sections = {}
-    for index, (number, level, anchor) in enumerate(headings):
-        end = next((later for later, its, _ in headings[index + 1 :] if its <= level), len(lines))
-        sections[anchor] = "\n".join(lines[number + 1 : end]).strip()
-    return sections
+            lines = sections.setdefault(_slug(match["text"], "-"), [])
+        else:
+            lines.append(line)
+    return {anchor: "\n".join(lines).strip() for anchor, lines in sections.items()}
