@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -16,6 +17,7 @@ import trio
 import rns_ble
 from rns_ble.cli.demo.network import Node
 from tests.system.networks import DEADLINE, linked, network, processes_with, start
+from tests.system.terminal import terminal
 
 RNS_BLE = [sys.executable, "-X", "dev", "-W", "error", "-m", "rns_ble.cli"]
 SOCKET = Path("storage", "rns_ble", "BLE Interface.sock")
@@ -43,43 +45,25 @@ async def status(node: Node, *arguments: str) -> tuple[int, dict[str, Any]]:
     return code, json.loads(out)
 
 
-async def test_status_of_two_nodes_on_one_ether(tmp_path: Path) -> None:
+def state_of(pid: int) -> str:
+    """As Linux has it: T is stopped (proc(5))."""
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
+async def test_two_nodes_as_programs_and_people_see_them(tmp_path: Path) -> None:
     async with network(tmp_path) as net:
         one, two = await start(net, 2)
         await linked(net, one, two)
-        code, told = await status(one, "--wait", "60")
-        assert code == 0
-        assert told["errors"] == []
-        [interface] = told["interfaces"]
-        mesh = interface.pop("mesh")
-        assert interface.pop("age") > 0
-        assert interface == {
-            "name": "BLE Interface",
-            "online": True,
-            "offline_reason": None,
-            "driver": "bumble",
-            "adapter": None,
-            "transport": net.keys["transport"],
-            "address": mesh["address"],
-            "pid": interface["pid"],
-            "version": rns_ble.__version__,
-            "rns_version": interface["rns_version"],
-            "packets_dropped": 0,
-        }
-        assert interface["pid"] in processes_with(str(one.directory))
-        [peer] = mesh["peers"]
-        assert peer["identity"] == two.identity
-        [link] = peer["links"]
-        assert (link["att_mtu"], link["data_path"]) == (517, "acl")
-        for directory, mode in ((SOCKET.parent, 0o700), (SOCKET, 0o600)):
-            assert stat.S_IMODE((one.directory / directory).stat().st_mode) == mode
-        os.kill(interface["pid"], signal.SIGSTOP)
-        try:
-            code, told = await status(one)
-        finally:
-            os.kill(interface["pid"], signal.SIGCONT)
-        assert code == 1
-        assert f"process {interface['pid']} does not answer" in told["errors"][0]
+        interface = await status_for_programs(one, two, net.keys["transport"])
+        await status_for_people(one, two)
+        await scan_for_both(one, two, net.keys["transport"])
+        await scan_on_a_terminal(one, two)
+        await monitor_for_programs(one, two)
+        await monitor_on_a_terminal(one, two)
+        await monitor_on_a_terminal_that_is_gone(one, two)
+        await monitor_without_a_screen(one, two)
+        await status_of_a_process_that_stands_still(one, interface["pid"])
     assert not (one.directory / SOCKET).exists(), "gone with the node"
     code, told = await status(one)
     assert code == 1
@@ -90,3 +74,167 @@ async def test_status_of_two_nodes_on_one_ether(tmp_path: Path) -> None:
             "or restart it, if this package was upgraded since it was started"
         ],
     }
+
+
+async def status_for_programs(one: Node, two: Node, transport: str) -> dict[str, Any]:
+    code, told = await status(one, "--wait", "60")
+    assert code == 0
+    assert told["errors"] == []
+    [interface] = told["interfaces"]
+    mesh = interface.pop("mesh")
+    assert interface.pop("age") > 0
+    assert interface == {
+        "name": "BLE Interface",
+        "online": True,
+        "offline_reason": None,
+        "driver": "bumble",
+        "adapter": None,
+        "transport": transport,
+        "address": mesh["address"],
+        "pid": interface["pid"],
+        "version": rns_ble.__version__,
+        "rns_version": interface["rns_version"],
+        "packets_dropped": 0,
+    }
+    assert interface["pid"] in processes_with(str(one.directory))
+    [peer] = mesh["peers"]
+    assert peer["identity"] == two.identity
+    [link] = peer["links"]
+    assert (link["att_mtu"], link["data_path"]) == (517, "acl")
+    for path, mode in ((SOCKET.parent, 0o700), (SOCKET, 0o600)):
+        assert stat.S_IMODE((one.directory / path).stat().st_mode) == mode
+    return interface
+
+
+async def status_of_a_process_that_stands_still(one: Node, pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        code, told = await status(one)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert code == 1
+    assert f"process {pid} does not answer" in told["errors"][0]
+
+
+async def status_for_people(one: Node, two: Node) -> None:
+    code, out, errors = await rns_ble_("status", "--config", str(one.directory))
+    assert (code, errors) == (0, "")
+    assert out.startswith("BLE Interface: online\n  driver bumble on tcp-client:")
+    [row] = [line for line in out.splitlines() if two.identity in line]
+    assert re.search(r" (central|peripheral) +[0-9A-F:]{17} +-50 +517 +acl .* B ", row), row
+
+
+async def scan_for_both(one: Node, two: Node, transport: str) -> None:
+    """With a running interface, and without."""
+    config = ("--config", str(one.directory))
+    code, out, errors = await rns_ble_("scan", *config)
+    assert (code, errors) == (0, "")
+    [row] = out.splitlines()[1:]
+    assert re.fullmatch(rf"[0-9A-F:]{{17}} +-50 .* {two.identity[:16]} +- +linked", row), row
+    code, out, errors = await rns_ble_("scan", *config, "--json")
+    [seen] = json.loads(out)["nodes"]
+    assert (seen["verdict"], seen["interface"]) == ("linked", "BLE Interface")
+
+    keys = ("--driver", "bumble", "--transport", transport)
+    code, out, errors = await rns_ble_("scan", *keys, "--seconds", "2", "--json")
+    assert code == 0
+    assert "opening the adapter (driver bumble)" in errors
+    nodes = json.loads(out)["nodes"]
+    assert len(nodes) == 2
+    for node in nodes:
+        assert node["verdict"] in ("to be dialled", "it has the lower address, so it dials first")
+
+
+async def monitor_for_programs(one: Node, two: Node) -> None:
+    code, out, errors = await rns_ble_(
+        "monitor", "--config", str(one.directory), "--json", "--interval", "0.2", "--seconds", "0.5"
+    )
+    assert (code, errors) == (0, "")
+    for line in out.splitlines():
+        assert json.loads(line)["interfaces"][0]["mesh"]["peers"][0]["identity"] == two.identity
+
+
+async def monitor_on_a_terminal(one: Node, two: Node) -> None:
+    command = (*RNS_BLE, "monitor", "--config", str(one.directory), "--interval", "0.2")
+    async with terminal(*command) as seen:
+        before = seen.attributes
+        await seen.shows(two.identity[:8])
+        await seen.shows("BLE Interface: online")
+        assert seen.attributes != before, "keys come at once"
+        assert seen.raw.startswith(b"\x1b[?1049h")
+        assert b"\x1b[32mBLE Interface: online\x1b[m" in seen.raw
+
+        seen.resize(40, 5)
+        await seen.shows("j and k scroll")
+        assert seen.display[1] == "BLE Interface: online"
+        assert all(len(line) <= 40 for line in seen.display)
+        await seen.type(b"j")
+        await seen.until(lambda: seen.display[1].startswith("  driver bumble"))
+        await seen.type(b"\x1b[6~ \x1b[6~")
+        await seen.shows(two.identity[:8])
+        await seen.type(b"k" * 30)
+        seen.resize(1, 1)
+        seen.resize(120, 30)
+        await seen.until(lambda: seen.display[1] == "BLE Interface: online")
+        await seen.shows("tx/s")
+        assert seen.display[0].startswith("rns-ble monitor  ")
+        assert seen.display[0].endswith("  q leaves")
+
+        await seen.type(b"\x1a")
+        with trio.fail_after(DEADLINE):
+            while state_of(seen.process.pid) != "T":
+                await trio.sleep(0.01)
+        assert seen.attributes == before
+        await seen.until(lambda: seen.raw.endswith(b"\x1b[?1049l"))
+        seen.process.send_signal(signal.SIGCONT)
+        await seen.until(lambda: seen.raw.count(b"\x1b[?1049h") == 2)
+        await seen.shows("BLE Interface: online")
+
+        await seen.type(b"q")
+        assert await seen.ends() == 0
+        await seen.until(lambda: seen.raw.endswith(b"\x1b[?7h\x1b[?25h\x1b[?1049l"))
+        assert seen.attributes == before
+    async with terminal(*command, environment={"NO_COLOR": "1"}) as seen:
+        await seen.shows("BLE Interface: online")
+        await seen.type(b"\x03")
+        assert await seen.ends() == 0
+        assert re.search(rb"\x1b\[\d+m", seen.raw) is None
+        await seen.until(lambda: seen.raw.endswith(b"\x1b[?1049l"))
+        assert seen.attributes == before
+    async with terminal(*command) as seen:
+        await seen.shows("BLE Interface: online")
+        seen.process.send_signal(signal.SIGTERM)
+        assert await seen.ends() == 128 + signal.SIGTERM
+        await seen.until(
+            lambda: seen.raw.endswith(
+                b"rns-ble monitor: interrupted by SIGTERM; everything is cleaned up\r\n"
+            )
+        )
+        assert seen.attributes == before
+
+
+async def monitor_on_a_terminal_that_is_gone(one: Node, two: Node) -> None:
+    async with terminal(*RNS_BLE, "monitor", "--config", str(one.directory)) as seen:
+        await seen.shows(two.identity[:8])
+        await seen.hang_up()
+        await seen.ends()
+
+
+async def monitor_without_a_screen(one: Node, two: Node) -> None:
+    command = (*RNS_BLE, "monitor", "--config", str(one.directory), "--interval", "0.2")
+    async with terminal(*command, columns=200, environment={"TERM": "dumb"}) as seen:
+        await seen.shows("this terminal can't be drawn on; Ctrl-C ends")
+        await seen.until(lambda: seen.raw.count(two.identity.encode()) >= 2)
+        await seen.type(b"\x03")
+        assert await seen.ends() == 0
+        assert b"\x1b" not in seen.raw
+
+
+async def scan_on_a_terminal(one: Node, two: Node) -> None:
+    async with terminal(*RNS_BLE, "scan", "--config", str(one.directory)) as seen:
+        await seen.shows("rns-ble scan  as BLE Interface sees them  q leaves")
+        await seen.shows(f"{two.identity[:16]}  -     linked")
+        await seen.type(b"q")
+        assert await seen.ends() == 0
+        await seen.shows(f"{two.identity[:16]}  -     linked")
+        assert seen.raw.rstrip().endswith(b"linked"), "the last table stays"

@@ -24,6 +24,8 @@ from rns_ble.cli.errors import CommandError
 COMMANDS: Final = {
     "install": "make the BLE interface known to Reticulum, and add it to a configuration",
     "status": "show the BLE interfaces that run, their peers, and why others are none",
+    "scan": "list the nodes around, and say why they are or are not dialled",
+    "monitor": "show the interfaces that run, live, on the whole terminal",
     "demo": "let separate Reticulum nodes talk over a virtual radio: no adapter needed",
     "ether": "run the virtual radio, for Reticulum nodes on this machine",
     "radio": "check the Bluetooth of two machines with one another",

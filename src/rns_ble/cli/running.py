@@ -45,8 +45,9 @@ class Running:
         return bool(self.interfaces) and not self.errors and all(i["online"] for i in self.interfaces)
 
 
-def ask_all(directory: Path) -> Running:
-    """Ask every interface that runs with this configuration directory. Takes `TIMEOUT` for each at most.
+def ask_all(directory: Path, timeout: float = TIMEOUT) -> Running:
+    """Ask every interface that runs with this configuration directory. Takes `timeout` seconds for each at
+    most.
 
     Empty when none runs; never raises for what it finds.
     """
@@ -56,7 +57,7 @@ def ask_all(directory: Path) -> Running:
         with opened(sockets) as descriptor:
             for name in sorted(os.listdir(descriptor)):
                 if name.endswith(SUFFIX):
-                    _ask_into(running, sockets / name, address_in(descriptor, name))
+                    _ask_into(running, sockets / name, address_in(descriptor, name), timeout)
     except (FileNotFoundError, NotADirectoryError):
         pass
     except PermissionError:
@@ -64,9 +65,9 @@ def ask_all(directory: Path) -> Running:
     return running
 
 
-def _ask_into(running: Running, path: Path, address: str) -> None:
+def _ask_into(running: Running, path: Path, address: str, timeout: float) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(TIMEOUT)
+        connection.settimeout(timeout)
         try:
             connection.connect(address)
         except (ConnectionRefusedError, FileNotFoundError):

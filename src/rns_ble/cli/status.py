@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from contextlib import suppress
@@ -15,15 +16,19 @@ from rns_ble.cli import reticulum_config
 from rns_ble.cli.errors import CommandError
 from rns_ble.cli.progress import Progress
 from rns_ble.cli.running import Running, ask_all
+from rns_ble.cli.views import Rates, overview
 
 POLL: Final = 0.25
 """Seconds between two looks while it waits."""
 
+SAMPLE: Final = 0.5
+"""Seconds between the two snapshots that make the rates."""
 
-def seconds(text: str) -> float:
-    """For argparse: a number of seconds, at least 0."""
+
+def seconds(text: str, least: float = 0.0) -> float:
+    """For argparse: a number of seconds."""
     with suppress(ValueError):
-        if 0 <= (number := float(text)) < float("inf"):
+        if least <= (number := float(text)) < float("inf"):
             return number
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
 
@@ -62,16 +67,19 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({**asdict(running), "errors": errors}))
         return 0 if running.ok else 1
-    for interface in running.interfaces:
-        print(_line(interface))
+    rates = Rates()
+    rates.update(running.interfaces)
+    if any((interface["mesh"] or {}).get("peers") for interface in running.interfaces):
+        time.sleep(SAMPLE)
+        running = ask_all(directory)
+        rates.update(running.interfaces)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in overview(Running(running.interfaces), rates, width):
+        print(line.text)
+    sys.stdout.flush()
     if errors:
         raise CommandError("; ".join(errors))
     return 0 if running.ok else 1
-
-
-def _line(interface: dict[str, object]) -> str:
-    state = "online" if interface["online"] else f"offline: {interface['offline_reason']}"
-    return f"{interface['name']}  {state}"
 
 
 def _ask(directory: Path, wait: float | None) -> Running:

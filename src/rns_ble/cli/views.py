@@ -1,0 +1,253 @@
+"""What `status`, `scan` and `monitor` show of the interfaces that run, as lines of text."""
+
+from __future__ import annotations
+
+import enum
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import rns_ble
+from rns_ble.cli.running import Interface, Running
+from rns_ble.cli.tables import NOTHING, Column, duration, number, plain, size, table
+
+LINKED: Final = "linked"
+"""The verdict on who is linked (`rns_ble.candidate.Verdict`)."""
+
+IN_FLIGHT: Final = "an attempt is in flight"
+"""The verdict on who is being dialled."""
+
+SMOOTHING: Final = 0.2
+"""How much of a new signal strength goes into the mean that the trend compares it with: some 5 sightings."""
+
+
+class Style(enum.Enum):
+    """What a line is, for who can show it."""
+
+    PLAIN = enum.auto()
+    HEADING = enum.auto()
+    GOOD = enum.auto()
+    BAD = enum.auto()
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a screen."""
+
+    text: str = ""
+    style: Style = Style.PLAIN
+
+
+class Rates:
+    """Bytes a second of each peer, out of two snapshots."""
+
+    def __init__(self) -> None:
+        self._last: dict[object, tuple[float, int, int]] = {}
+        self._rates: dict[object, tuple[float, float]] = {}
+
+    def update(self, interfaces: Sequence[Interface]) -> None:
+        """Take the next snapshot."""
+        now = {
+            self._key(interface, peer): (peer["age"], peer["rx_bytes"], peer["tx_bytes"])
+            for interface in interfaces
+            for peer in (interface["mesh"] or {}).get("peers", ())
+        }
+        for key, (age, rx, tx) in now.items():
+            before = self._last.get(key)
+            # A peer that has been away is another one under the same name, and has counted anew.
+            if before is not None and age > before[0]:
+                seconds = age - before[0]
+                self._rates[key] = (rx - before[1]) / seconds, (tx - before[2]) / seconds
+            elif before is None or age < before[0]:
+                self._rates.pop(key, None)
+        self._last = now
+
+    def of(self, interface: Interface, peer: dict[str, Any]) -> tuple[float | None, float | None]:
+        """Received and sent, or None where there was one snapshot only."""
+        return self._rates.get(self._key(interface, peer), (None, None))
+
+    @staticmethod
+    def _key(interface: Interface, peer: dict[str, Any]) -> object:
+        return interface["pid"], interface["name"], peer["identity"]
+
+
+class Trends:
+    """How each signal strength compares with what it was before."""
+
+    def __init__(self) -> None:
+        self._means: dict[str, float] = {}
+        self._seen: dict[str, tuple[float, float]] = {}
+        self._trends: dict[str, int] = {}
+
+    def update(self, candidates: Sequence[dict[str, Any]], now: float) -> None:
+        """Take the next snapshot, at that time (seconds, any clock)."""
+        for candidate in candidates:
+            address, rssi = candidate["address"], candidate["rssi"]
+            heard = now - candidate["seen"]
+            if rssi is None or (address in self._seen and heard < self._seen[address][0] + 0.05):
+                continue  # nothing new: not heard since
+            mean = self._means.get(address, rssi)
+            self._trends[address] = round(rssi - mean)
+            self._means[address] = mean + SMOOTHING * (rssi - mean)
+            self._seen[address] = heard, rssi
+
+    def of(self, address: str) -> str:
+        """In dB, with its sign."""
+        trend = self._trends.get(address, 0)
+        return f"{trend:+d}" if trend else "="
+
+
+_PeerRow = tuple[dict[str, Any] | None, dict[str, Any] | None, tuple[float | None, float | None]]
+"""The peer, in the row of its first link only; the link; the rates."""
+
+
+def _peer(field: str) -> Any:
+    return lambda row: NOTHING if row[0] is None and field == "identity" else _of(row[0], field)
+
+
+def _of(part: dict[str, Any] | None, field: str) -> str:
+    return "" if part is None else number(part[field])
+
+
+PEERS: Final[tuple[Column[_PeerRow], ...]] = (
+    Column("peer", lambda row: _of(row[0], "identity"), shortest=8),
+    Column("role", lambda row: _of(row[1], "role"), spare=7),
+    Column("address", lambda row: _of(row[1], "address"), spare=9),
+    Column("dBm", lambda row: _of(row[1], "rssi"), right=True),
+    Column("MTU", lambda row: _of(row[1], "att_mtu"), right=True, spare=6),
+    Column("path", lambda row: _of(row[1], "data_path"), spare=8),
+    Column("up", lambda row: duration(row[1]["age"]) if row[1] else "", right=True, spare=10),
+    Column("heard", lambda row: duration(row[1]["heard"]) if row[1] else "", right=True, spare=13),
+    Column("rx", lambda row: size(row[0]["rx_bytes"]) if row[0] else "", right=True, spare=4),
+    Column("tx", lambda row: size(row[0]["tx_bytes"]) if row[0] else "", right=True, spare=4),
+    Column("rx/s", lambda row: size(row[2][0]) if row[0] else "", right=True, spare=2),
+    Column("tx/s", lambda row: size(row[2][1]) if row[0] else "", right=True, spare=2),
+    Column("queue", lambda row: _of(row[0], "tx_queued"), right=True, spare=3),
+    Column("dropped", lambda row: _of(row[0], "tx_dropped"), right=True, spare=5),
+    Column("incomplete", lambda row: _of(row[0], "rx_incomplete"), right=True, spare=11),
+    Column("foreign", lambda row: _of(row[0], "rx_foreign"), right=True, spare=12),
+    Column("missed", lambda row: _of(row[1], "rx_values_dropped"), right=True, spare=14),
+)
+"""docs/status.md says what each of them means."""
+
+_Candidate = tuple[dict[str, Any], str]
+"""The candidate; its trend."""
+
+
+def _seen(row: _Candidate) -> str:
+    return f"{duration(row[0]['seen'])} ago"
+
+
+def why(candidate: dict[str, Any]) -> str:
+    """The verdict on a candidate, and for how long it stays."""
+    said = str(candidate["verdict"])
+    if candidate["verdict_ends"] is not None:
+        said += f" (for {duration(candidate['verdict_ends'])})"
+    elif candidate["left_alone"]:
+        said += f"; failed too often before (for {duration(candidate['left_alone'])})"
+    elif said == IN_FLIGHT and candidate["tried"] is not None:
+        said += f" (since {duration(candidate['tried'])})"
+    return said
+
+
+NODES: Final[tuple[Column[_Candidate], ...]] = (
+    Column("address", lambda row: row[0]["address"]),
+    Column("dBm", lambda row: number(row[0]["rssi"]), right=True),
+    Column("trend", lambda row: row[1], right=True, spare=4),
+    Column("seen", _seen, right=True, spare=2),
+    Column("flags", lambda row: number(row[0]["flags"]), spare=5),
+    Column("failed", lambda row: f"{row[0]['failures']} of {row[0]['attempts']}", right=True, spare=6),
+    Column("identity", lambda row: number(row[0]["identity"])[:16], spare=8),
+    Column("name", lambda row: plain(row[0]["name"] or NOTHING), spare=7),
+    Column("state", lambda row: why(row[0])),
+)
+"""As above."""
+
+NOT_LINKED: Final = tuple(
+    Column("not linked", column.text) if column.heading == "address" else column
+    for column in NODES
+    if column.heading != "trend"
+)
+
+
+def overview(running: Running, rates: Rates, width: int | None = None) -> list[Line]:
+    """Everything about every interface."""
+    lines: list[Line] = []
+    for interface in running.interfaces:
+        if lines:
+            lines.append(Line())
+        lines += _interface(interface, rates, width)
+    for error in running.errors:
+        lines += _wrapped(plain(error), width, Style.BAD)
+    return lines
+
+
+def _wrapped(text: str, width: int | None, style: Style = Style.PLAIN) -> list[Line]:
+    if width is None:
+        return [Line(text, style)]
+    return [Line(line, style) for line in textwrap.wrap(text, max(width, 20), subsequent_indent="    ")]
+
+
+def _interface(interface: Interface, rates: Rates, width: int | None) -> Iterator[Line]:
+    name, mesh = plain(interface["name"]), interface["mesh"]
+    if mesh is None:
+        yield from _wrapped(f"{name}: OFFLINE: {plain(interface['offline_reason'])}", width, Style.BAD)
+    else:
+        yield Line(f"{name}: online", Style.GOOD)
+    for fact in _facts(interface):
+        yield from _wrapped(f"  {fact}", width)
+    if mesh is None:
+        return
+    peers: list[_PeerRow] = [
+        (peer if first else None, link, rates.of(interface, peer))
+        for peer in mesh["peers"]
+        for first, link in ((number == 0, link) for number, link in enumerate(peer["links"] or [None]))
+    ]
+    yield from _table(PEERS, peers, width, "no peers")
+    others = [(candidate, "") for candidate in mesh["candidates"] if candidate["verdict"] != LINKED]
+    if others:
+        yield from _table(NOT_LINKED, others, width, "")
+
+
+def _facts(interface: Interface) -> Iterator[str]:
+    mesh = interface["mesh"]
+    which = interface["transport"] if interface["driver"] == "bumble" else interface["adapter"]
+    parts = [f"driver {interface['driver']}{f' on {plain(which)}' if which else ''}"]
+    if interface["address"]:
+        parts.append(f"address {interface['address']}")
+    parts.append(f"process {interface['pid']}, up {duration(interface['age'])}")
+    yield ", ".join(parts)
+    if mesh is not None:
+        parts = [f"identity {mesh['identity']}", f"{mesh['links']} of {mesh['max_connections']} links"]
+        for what, how in (("scanning", mesh["scanning"]), ("advertising", mesh["advertising"])):
+            parts.append(what if how else f"not {what} now")
+        yield ", ".join(parts)
+        if mesh["attempts_in_flight"]:
+            yield f"dialling {', '.join(mesh['attempts_in_flight'])}"
+        if mesh["strangers"]:
+            yield f"connected, and have not said who they are: {mesh['strangers']}"
+    if interface["packets_dropped"]:
+        yield f"packets that Reticulum was too slow to take: {interface['packets_dropped']}"
+    if interface["version"] != rns_ble.__version__:
+        yield (
+            f"it runs rns_ble {plain(interface['version'])}, and this is {rns_ble.__version__}: "
+            "restart it to bring it up to date"
+        )
+
+
+def nodes(candidates: Sequence[dict[str, Any]], trends: Trends, width: int | None = None) -> list[Line]:
+    """Everybody who is heard."""
+    rows = [(candidate, trends.of(candidate["address"])) for candidate in candidates]
+    return list(_table(NODES, rows, width, "nobody was heard yet"))
+
+
+def _table(
+    columns: Sequence[Column[Any]], rows: Sequence[Any], width: int | None, none: str
+) -> Iterator[Line]:
+    if not rows:
+        yield Line(f"  {none}")
+        return
+    heading, *others = table(columns, rows, width)
+    yield Line(heading, Style.HEADING)
+    yield from map(Line, others)
