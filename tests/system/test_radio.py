@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -88,8 +89,10 @@ async def test_a_service_of_ones_own_keeps_others_away(tmp_path: Path) -> None:
         other = (*options, "--service-uuid", "b1e00000-0000-4000-8000-000000000000")
         code, _, errors = await radio("connect", *other, "--timeout", "1", "-q")
         assert code == 1
-        assert errors.startswith(
-            "rns-ble radio: nobody was heard within 1 s: start `rns-ble radio serve` on "
+        typed = shlex.join(other)
+        assert errors == (
+            f"rns-ble radio: nobody was heard within 1 s: start `rns-ble radio serve {typed}` on the other "
+            f"machine, and see with `rns-ble radio scan {typed}` who is in range\n"
         )
 
 

@@ -11,7 +11,7 @@ import trio
 from rns_ble.cli.errors import CommandError, UsageError
 from rns_ble.cli.progress import Progress
 from rns_ble.cli.radio.exchange import VALUE_MINIMUM, Check, Exchange
-from rns_ble.cli.radio.station import open_station, sight
+from rns_ble.cli.radio.station import command, open_station, sight
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import BLEDriverInterface, BLELink
 
@@ -71,7 +71,7 @@ async def run(config: BLEConfig, arguments: argparse.Namespace, progress: Progre
     """Connect and check; 0 when all came back identical and in order. Raises `CommandError`."""
     async with open_station(config) as driver:
         began = trio.current_time()
-        device = await sight(driver, arguments.address, arguments.timeout, "rns-ble radio serve")
+        device = await sight(driver, config, arguments.address, arguments.timeout, "serve")
         sighted = trio.current_time() - began
         progress.say(f"{device.address} heard, connecting")
         await driver.stop_scanning()
@@ -91,7 +91,7 @@ async def run(config: BLEConfig, arguments: argparse.Namespace, progress: Progre
             exchange = Exchange(link)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(exchange.run)
-                await _check(exchange, report, arguments, progress)
+                await _check(exchange, report, config, arguments, progress)
                 nursery.cancel_scope.cancel()
         finally:
             await link.aclose()
@@ -112,14 +112,18 @@ async def _connect(driver: BLEDriverInterface, address: str, seconds: float) -> 
 
 
 async def _check(
-    exchange: Exchange, report: _Report, arguments: argparse.Namespace, progress: Progress
+    exchange: Exchange,
+    report: _Report,
+    config: BLEConfig,
+    arguments: argparse.Namespace,
+    progress: Progress,
 ) -> None:
     try:
         limit = min(exchange.link.value_limit, await exchange.hello())
     except trio.TooSlowError:
         raise CommandError(
-            f"{report.address} took the connection but answers no test value: does `rns-ble radio serve` run "
-            "there, and not rnsd?"
+            f"{report.address} took the connection but answers no test value: "
+            f"does `{command(config, 'serve')}` run there, and not rnsd?"
         ) from None
     report.value_limit = limit
     sizes = arguments.bytes or sorted({VALUE_MINIMUM, 20, limit // 2, limit - 1, limit})

@@ -21,7 +21,7 @@ import trio
 
 from rns_ble.cli.progress import Progress
 from rns_ble.cli.radio.exchange import VALUE_MINIMUM, Exchange
-from rns_ble.cli.radio.station import open_station, sight, told_identity
+from rns_ble.cli.radio.station import command, open_station, sight, told_identity
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import (
     AlreadyConnected,
@@ -215,8 +215,8 @@ async def run(config: BLEConfig, arguments: argparse.Namespace, progress: Progre
     async with open_station(config) as driver:
         await driver.start_advertising(config.device_name)
         own = driver.address or "ADDRESS"
-        progress.say(f"we are {own}; on the other machine: rns-ble radio race {own}")
-        device = await sight(driver, arguments.address, arguments.timeout, f"rns-ble radio race {own}")
+        progress.say(f"we are {own}; on the other machine: {command(config, 'race', own)}")
+        device = await sight(driver, config, arguments.address, arguments.timeout, "race", own)
         race = _Race(driver, device.address, arguments.timeout, arguments.rounds)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(race.accept)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import trio
 
 from rns_ble.cli.progress import Progress
-from rns_ble.cli.radio.station import open_station
+from rns_ble.cli.radio.station import command, open_station
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import BLEDevice
 from rns_ble.protocol.advertisement import Capability, parse_capabilities
@@ -58,8 +58,8 @@ async def run(config: BLEConfig, arguments: argparse.Namespace, progress: Progre
             print(line.rstrip())
     else:
         print(
-            f"Nobody was heard in {arguments.seconds:g} s. Does `rns-ble radio serve` run within a few "
-            "metres, or rnsd with a BLE interface?"
+            f"Nobody was heard in {arguments.seconds:g} s. Does `{command(config, 'serve')}` run "
+            "within a few metres, or rnsd with a BLE interface?"
         )
     return 0 if found else 1
 

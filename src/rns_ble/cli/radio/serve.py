@@ -9,7 +9,7 @@ import trio
 
 from rns_ble.cli.progress import Progress
 from rns_ble.cli.radio.exchange import Exchange
-from rns_ble.cli.radio.station import open_station, told_identity
+from rns_ble.cli.radio.station import command, open_station, told_identity
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import BLELink
 
@@ -52,9 +52,10 @@ async def run(config: BLEConfig, arguments: argparse.Namespace, _progress: Progr
     async with open_station(config) as driver, trio.open_nursery() as nursery:
         await driver.start_advertising(config.device_name)
         address = driver.address or "an address that this platform hides"
+        there = command(config, "connect", *filter(None, [driver.address]))
         tell(
             "serving",
-            f"Serving as {address} until Ctrl-C. On the other machine: rns-ble radio connect {address}",
+            f"Serving as {address} until Ctrl-C. On the other machine: {there}",
             address=driver.address,
         )
         with trio.move_on_after(arguments.seconds or float("inf")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -43,15 +44,29 @@ def _leaves(group: BaseExceptionGroup[BLEError]) -> Iterator[str]:
             yield str(error) or type(error).__name__
 
 
+def command(config: BLEConfig, *action: str, here: bool = False) -> str:
+    """`rns-ble radio` with this action, on the radio that `config` is for, as a person types it.
+
+    `here`: on this machine; the other one's adapters may have other names.
+    """
+    words = ["rns-ble", "radio", *action]
+    usual = BLEConfig()
+    for key in ("driver", "transport", "service_uuid", *(["adapter"] if here else [])):
+        if (value := getattr(config, key)) != getattr(usual, key):
+            words += [f"--{key.replace('_', '-')}", value]
+    return shlex.join(words)
+
+
 async def sight(
     driver: BLEDriverInterface,
+    config: BLEConfig,
     address: str | None,
     timeout: float,  # noqa: ASYNC109  (what is raised says more than TooSlowError)
-    command: str,
+    *action: str,
 ) -> BLEDevice:
     """Scan until that address is heard, or any. Raises `CommandError` after `timeout` seconds.
 
-    `command`: what should be running there. Goes on scanning, so that the address stays known.
+    `action`: what should be running there. Goes on scanning, so that the address stays known.
     """
     await driver.start_scanning()
     with trio.move_on_after(timeout):
@@ -60,8 +75,8 @@ async def sight(
                 return device
     who = f"{address} was not heard" if address else "nobody was heard"
     raise CommandError(
-        f"{who} within {timeout:g} s: start `{command}` on the other machine, and see with "
-        "`rns-ble radio scan` who is in range"
+        f"{who} within {timeout:g} s: start `{command(config, *action)}` on the other machine, and see with "
+        f"`{command(config, 'scan', here=True)}` who is in range"
     )
 
 
