@@ -29,6 +29,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 VIRTUAL_RADIO = "tcp-client:127.0.0.1:7300"
 """What the examples' configurations name."""
 
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+"""What moves the cursor of a terminal and has no width."""
+
 
 def changed(config: Path, changes: Mapping[str, str]) -> str:
     """The text of a configuration in which each of these was found once, and replaced."""
@@ -42,14 +45,24 @@ def changed(config: Path, changes: Mapping[str, str]) -> str:
 class Chat:
     """A running chat.py, and what it has shown."""
 
-    def __init__(self, process: trio.Process, screen: trio.abc.ReceiveStream, keyboard: trio.abc.SendStream):
+    def __init__(
+        self,
+        process: trio.Process,
+        screen: trio.abc.ReceiveStream,
+        keyboard: trio.abc.SendStream,
+        prompt: str,
+    ):
         self.process = process
+        self._prompt = prompt
         self.shown = ""
         self._decode = codecs.getincrementaldecoder("utf-8")().decode
         self._screen = screen
         self._keyboard = keyboard
 
     async def type(self, text: str) -> None:
+        # While a line is shown the terminal is in nobody's hands, and takes Ctrl-D for itself.
+        while not CONTROL.sub("", self.shown).rstrip().endswith(self._prompt):
+            assert await self.read(), f"ended without a prompt:\n{self.shown}"
         await self._keyboard.send_all(text.encode())
 
     async def read(self) -> bool:
@@ -85,11 +98,13 @@ async def chat(name: str, *options: object, terminal: bool = False) -> AsyncIter
         process = await start(stdin=its, stdout=its, env=environment)
         os.close(its)
         screen = keyboard = trio.lowlevel.FdStream(ours)
+        prompt = f"{name}>"
     else:
         process = await start(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         screen, keyboard = process.stdout, process.stdin
+        prompt = ""
     try:
-        yield Chat(process, screen, keyboard)
+        yield Chat(process, screen, keyboard, prompt)
     finally:
         process.kill()
         with trio.CancelScope(shield=True):
