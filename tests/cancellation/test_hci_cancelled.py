@@ -16,6 +16,7 @@ from rns_ble.drivers.hci import BumbleDriver, VirtualRadio
 from rns_ble.drivers.hci.ether import serve_ether
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID
 from rns_ble.testing.checkpoints import Strike, at_every_checkpoint
+from rns_ble.testing.virtual_time import run_in_virtual_time
 from tests.cancellation.reached import TAKES_LONG, interrupt, note
 from tests.nodes import identity_of
 
@@ -360,9 +361,30 @@ def test_leaving_while_a_dial_is_under_way(every: bool) -> None:
     interrupt("hci, leave while dialling", scenario, every=every)
 
 
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("steps", [2, 3, 4])
+def test_leaving_when_a_connect_has_just_begun(seed: int, steps: int) -> None:
+    """A dial that has not come to the controller yet does not begin any more. Who is first is chance."""
+
+    async def scenario() -> None:
+        async with a_pair() as pair:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery, pair.ours:
+                    await pair.start(pair.ours)
+                    address = await pair.sighted()
+                    await pair.theirs.stop_advertising()
+                    nursery.start_soon(keep_dialling, pair.ours, address)
+                    for _ in range(steps):
+                        await trio.lowlevel.checkpoint()
+                    scope.cancel()
+            assert not pair.radio.dialling
+
+    run_in_virtual_time(scenario, seed=seed)
+
+
 async def keep_dialling(driver: BLEDriverInterface, address: str) -> None:
     """Until the driver has been left, whatever is cancelled."""
-    with trio.CancelScope(shield=True), suppress(BLEError):
+    with trio.CancelScope(shield=True), trio.fail_after(PATIENCE), suppress(BLEError):
         await driver.connect(address)
 
 

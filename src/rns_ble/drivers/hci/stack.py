@@ -152,19 +152,20 @@ class Stack:
         """
         self._transport.source.terminated.remove_done_callback(self._on_lost)
         with trio.CancelScope(shield=True):
-            if self.device.powered_on:
-                await self._wind_down()
             if self.failure is None:
+                # First of all: a dial that began meanwhile would outlive the reset, and nobody end it.
                 self.failure = AdapterUnavailable("the driver was left")
-            self._end_connections()
+                if self.device.powered_on:
+                    await self._wind_down()
+            self._end_all()
 
     async def _wind_down(self) -> None:
         try:
-            await self.call(self.device.stop_advertising)
+            await self._command(self.device.stop_advertising)
             if self._dial is not None:
                 await self._take_back(self._dial)
             await self.disconnect_all(RESET_AFTER)
-            await self.call(self.device.send_sync_command, hci.HCI_Reset_Command())
+            await self._command(self.device.send_sync_command, hci.HCI_Reset_Command())
         except (hci.HCI_Error, AdapterUnavailable) as error:
             log.debug("%s was not reset: %s", self._transport.name, error)
 
@@ -188,6 +189,12 @@ class Stack:
         """
         if self.failure is not None:
             raise self.gone()
+        return await self._command(function, *args, **kwargs)
+
+    async def _command(
+        self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """`call` for goodbyes, which are also said when the driver is being left."""
         try:
             with trio.CancelScope(shield=True):
                 result = await self.loop.run_aio_coroutine(function(*args, **kwargs))
@@ -218,13 +225,13 @@ class Stack:
             return
         self.failure = error
         self._opening.cancel()
-        if self._dial is not None:
-            self._dial.end()
-        self._end_connections()
+        self._end_all()
         self._on_failure(error)
 
-    def _end_connections(self) -> None:
-        """For Bumble and for us: also what Bumble still waits for."""
+    def _end_all(self) -> None:
+        """End the dial and all connections, for Bumble and for us: also what Bumble still waits for."""
+        if self._dial is not None:
+            self._dial.end()
         self.host.end_channels()
         self.host.emit("flush")
 
@@ -239,6 +246,8 @@ class Stack:
         Raises `AlreadyConnected`, `PeerUnreachable`, `AdapterUnavailable`. Cancelled: the dial is taken
         back, and a connection that was made all the same is dropped, in seconds at most.
         """
+        if self.failure is not None:
+            raise self.gone()
         self._dial = dial = _Dial(address)
         wanted = False
         try:
@@ -306,7 +315,7 @@ class Stack:
         command = hci.HCI_LE_Create_Connection_Cancel_Command()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * COMMAND_TIMEOUT) as scope:
             try:
-                await self.call(self.device.send_sync_command, command)
+                await self._command(self.device.send_sync_command, command)
             except hci.HCI_Error as error:
                 # It has just ended by itself, and its event is on the way.
                 log.debug("dial to %s could not be cancelled: %s", dial.address, error.error_name)
@@ -352,7 +361,7 @@ class Stack:
         command = hci.HCI_Disconnect_Command(connection_handle=connection.handle, reason=USER_ENDED)
         with trio.CancelScope(shield=True, deadline=trio.current_time() + patience) as scope:
             try:
-                await self.call(self.device.send_async_command, command)
+                await self._command(self.device.send_async_command, command)
             except hci.HCI_Error as error:
                 # It knows no such connection: the end is on its way to us.
                 log.debug("disconnecting %s: %s", connection.peer_address, error.error_name)
