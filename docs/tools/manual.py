@@ -39,6 +39,9 @@ sections of the type BLEInterface.
 .TP
 .I interfaces/BLEInterface.py
 beside it: what makes Reticulum load the interface.
+.TP
+.I storage/rns_ble/*.sock
+there as well: where a running interface shows itself.
 .SH SEE ALSO
 .BR bluetoothctl (1),
 .BR rfkill (8)
