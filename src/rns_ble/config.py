@@ -326,15 +326,18 @@ class BLEConfig:
             raise ConfigurationError("\n".join(wrong))
 
     @classmethod
-    def from_section(cls, section: Mapping[str, object]) -> BLEConfig:
+    def from_section(cls, section: Mapping[str, object], *, others: bool = False) -> BLEConfig:
         """From a section as Reticulum hands it over: strings, lists (values with commas) or typed values.
 
         Raises `ConfigurationError`, with a line for each value that can't be used. Logs a warning for each
-        key that nobody knows or that has no effect, and a notice for each that is not needed.
+        key that nobody knows or that has no effect, and a notice for each that is not needed; not when
+        `others` read the section, too, and know more keys.
         """
         known = {key.name for key in KEYS}
         values = {name: value for name, value in section.items() if name in known}
         config = cls(**values)  # type: ignore[arg-type]  # each value is parsed by the key of its field
+        if others:
+            return config
         for name in section:
             if name in UNNEEDED:
                 log.info("%s is not needed: %s", name, UNNEEDED[name])

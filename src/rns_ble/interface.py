@@ -18,6 +18,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -29,12 +30,14 @@ from RNS.Interfaces.Interface import Interface
 
 from rns_ble import __version__, quiet
 from rns_ble.config import BLEConfig
-from rns_ble.drivers.base import BLEDriverInterface, BLEError, ConfigurationError
+from rns_ble.drivers.base import GOODBYE_TIMEOUT, BLEDriverInterface, BLEError, ConfigurationError
+from rns_ble.drivers.threaded import ThreadedDriver
 from rns_ble.flows import flow_of, without_access_code
 from rns_ble.host import Host, current_interface
 from rns_ble.mailbox import Mailbox
 from rns_ble.mesh import Listener, Mesh
 from rns_ble.peer import Peer
+from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, TX_UUID
 from rns_ble.reticulum_log import bridge_logging
 from rns_ble.status import InterfaceStatus, MeshStatus
 from rns_ble.status_server import serve_status
@@ -62,6 +65,12 @@ DRIVER_CLASSES: Final = MappingProxyType(
     }
 )
 """Driver → its module, its class and the key of the configuration that the class takes."""
+
+SERVICE_DISCOVERY_DELAY: Final = 1.5
+"""Seconds; what ble-reticulum tells drivers of the callback contract when the section does not say."""
+
+START_EARLY: Final = 5.0
+"""Seconds that Reticulum's start may wait for such a driver's. Then it goes on, and the driver as well."""
 
 
 class _Common(Interface):  # type: ignore[misc]  # RNS has no types
@@ -93,8 +102,10 @@ class BLEInterface(_Common):
     DEFAULT_IFAC_SIZE: ClassVar = 16
     """Bytes, as with Reticulum's own fast interfaces."""
 
-    driver_class: ClassVar[Callable[[BLEConfig], BLEDriverInterface] | None] = None
-    """For subclasses: what makes the driver, instead of the key `driver`."""
+    driver_class: ClassVar[Callable[..., Any] | None] = None
+    """For subclasses: what makes the driver, instead of the key `driver`. A driver of ours, or a function that
+    makes one, is called with the `BLEConfig`. Any other class is a driver of the callback contract
+    (`rns_ble.drivers.threaded`), and made as ble-reticulum makes it."""
 
     def __init__(
         self, owner: Any, configuration: Mapping[str, object], driver: BLEDriverInterface | None = None
@@ -105,8 +116,13 @@ class BLEInterface(_Common):
         bridge_logging()
         heading = current_interface.set(f"BLEInterface[{configuration.get('name', BLEConfig().name)}]")
         try:
-            self.config = BLEConfig.from_section(configuration)
-            self.driver = driver or (type(self).driver_class or make_driver)(self.config)
+            make = type(self).driver_class
+            calls_back = isinstance(make, type) and not issubclass(make, BLEDriverInterface)
+            self.config = BLEConfig.from_section(configuration, others=calls_back)
+            if driver is None and make is not None and calls_back:
+                delay = configuration.get("service_discovery_delay", SERVICE_DISCOVERY_DELAY)
+                driver = ThreadedDriver.construct(make, self.config, float(str(delay)))
+            self._driver: BLEDriverInterface = driver or (make or make_driver)(self.config)
         except BLEError as error:
             for line in str(error).splitlines():
                 log.error("can't be used: %s", line)  # noqa: TRY400  (Reticulum logs the traceback)
@@ -132,9 +148,34 @@ class BLEInterface(_Common):
         self._began = time.monotonic()
         self._offline_reason = "it has just started"
         self._host = Host(str(self), self._run, _transport_identity, self)
+        if isinstance(self._driver, ThreadedDriver):
+            uuids = (self.config.service_uuid, RX_UUID, TX_UUID, IDENTITY_UUID)
+            self._driver.start_early(*uuids, within=START_EARLY)
 
     def __str__(self) -> str:
         return f"BLEInterface[{self.name}]"
+
+    # --- what subclasses and programs use ---
+
+    @property
+    def driver(self) -> Any:
+        """The driver: what `driver_class` has made, also where that is one of the callback contract."""
+        return self._driver.theirs if isinstance(self._driver, ThreadedDriver) else self._driver
+
+    @property
+    def max_peers(self) -> int:
+        """`max_connections` of the configuration, as ble-reticulum calls it."""
+        return self.config.max_connections
+
+    @property
+    def enable_central(self) -> bool:
+        """As in the configuration."""
+        return self.config.enable_central
+
+    @property
+    def enable_peripheral(self) -> bool:
+        """As in the configuration."""
+        return self.config.enable_peripheral
 
     # --- what Reticulum calls ---
 
@@ -155,6 +196,8 @@ class BLEInterface(_Common):
         for interface in self.spawned_interfaces.copy():
             interface.detach()
         self._host.stop()
+        if isinstance(self._driver, ThreadedDriver):
+            self._driver.stop_early(within=GOODBYE_TIMEOUT)
         atexit.unregister(self.detach)
 
     @property
@@ -228,10 +271,14 @@ class BLEInterface(_Common):
     async def _run(self, identity: bytes, listener: Listener) -> None:
         # What Reticulum has put in here since the constructor is there by now: it starts us after that.
         longest = self.HW_MTU + (self.ifac_size or 0)
+        config = self.config
+        if isinstance(self._driver, ThreadedDriver):
+            # It knows the power mode, and scans as it thinks fit for as long as it is told to scan.
+            config = replace(config, power_mode="aggressive")
         async with trio.open_nursery() as nursery:
             directory = Path(RNS.Reticulum.storagepath, DIRECTORY)
             nursery.start_soon(serve_status, directory, self.name, self._status)
-            await supervise(self.driver, self.config, identity, listener, longest, self._linked_elsewhere)
+            await supervise(self._driver, config, identity, listener, longest, self._linked_elsewhere)
 
     def _linked_elsewhere(self, identity: bytes) -> bool:
         """Whether another interface of this process, in the same network, has that peer. On the Trio
