@@ -75,6 +75,7 @@ class LoopbackDriver(BLEDriverInterface):
         self.identity = b""
         self.running = False
         self._ends: dict[str, _End] = {}
+        self._connecting: set[str] = set()
         self._scanning = self._advertising = False
         self._uuids: tuple[str, str, str, str] = ("", "", "", "")
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(QUEUED)
@@ -103,7 +104,17 @@ class LoopbackDriver(BLEDriverInterface):
         for name in list(self._ends):
             self._drop(name, tell=not self.habits.silent_stop)
         jobs, self._jobs = self._jobs, queue.Queue(QUEUED)
-        jobs.put(None)
+        jobs.put(None)  # there is room: nobody puts anything there any more
+
+    def _post(self, job: Callable[[], None]) -> None:
+        """Have it done on our thread; waits for room while there is one."""
+        jobs = self._jobs
+        while jobs is self._jobs and self.running:
+            try:
+                jobs.put(job, timeout=0.1)
+            except queue.Full:
+                continue
+            return
 
     def _work(self, jobs: queue.Queue) -> None:
         """The thread on which the stack delivers."""
@@ -170,6 +181,10 @@ class LoopbackDriver(BLEDriverInterface):
 
     def connect(self, address: str) -> None:
         self.calls.append(f"connect {address}")
+        with self.ether.lock:
+            if address in self._ends or address in self._connecting:
+                return  # as ble-reticulum's own
+            self._connecting.add(address)
         thread = threading.Thread(target=self._connect, args=(address,), daemon=True)
         thread.start()
         if self.habits.blocking_connect:
@@ -180,6 +195,7 @@ class LoopbackDriver(BLEDriverInterface):
             threading.Event().wait()
         time.sleep(0.02)
         with self.ether.lock:
+            self._connecting.discard(address)
             other = self.ether.drivers.get(address.upper())
             if other is None or not other._advertising or not self.running:
                 self.on_error("warning", f"Connection timeout to {address}", None)
@@ -187,17 +203,19 @@ class LoopbackDriver(BLEDriverInterface):
             theirs = _End(other.habits.prefix + self.address, "peripheral", self, address)
             ours = _End(address, "central", other, theirs.name)
             self._ends[address], other._ends[theirs.name] = ours, theirs
-        other._jobs.put(lambda: other._connected(theirs))
-        if not self.habits.tells_identity:
-            self._jobs.put(lambda: self._connected(ours))
-            return
+            other._post(lambda: other._connected(theirs))
+            if not self.habits.tells_identity:
+                self._post(lambda: self._connected(ours))
+                return
         if self.on_duplicate_identity_detected(address, other.identity):
             self._drop(address)
             self.on_error("error", f"Connection failed to {address}: duplicate", RuntimeError("duplicate"))
             return
-        ours.subscribed = lambda value: self.on_data_received(address, value)
-        other._jobs.put(lambda: other._written(theirs, self.identity))
-        self._jobs.put(lambda: self._connected(ours))
+        with self.ether.lock:
+            if self._ends.get(address) is ours:
+                ours.subscribed = lambda value: self.on_data_received(address, value)
+                other._post(lambda: other._written(theirs, self.identity))
+                self._post(lambda: self._connected(ours))
 
     def _connected(self, end: _End) -> None:
         central = end.role == "central"
@@ -218,10 +236,10 @@ class LoopbackDriver(BLEDriverInterface):
         with self.ether.lock:
             end = self._ends.pop(name, None)
             other = end and end.peer._ends.pop(end.peer_name, None)
+            if other:
+                end.peer._post(lambda: end.peer.on_device_disconnected(other.name))
         if end and tell:
             self.on_device_disconnected(name)
-        if other:
-            end.peer._jobs.put(lambda: end.peer.on_device_disconnected(other.name))
 
     # --- values ---
 
@@ -233,9 +251,9 @@ class LoopbackDriver(BLEDriverInterface):
             data = data[: self.ether.att_mtu - 3]  # as BlueZ does
         peer, name = end.peer, end.peer_name
         if end.role == "central":
-            peer._jobs.put(lambda: peer._written(peer._ends.get(name), data))
+            peer._post(lambda: peer._written(peer._ends.get(name), data))
         else:
-            peer._jobs.put(lambda: peer._notified(peer._ends.get(name), data))
+            peer._post(lambda: peer._notified(peer._ends.get(name), data))
 
     def _written(self, end: _End | None, data: bytes) -> None:
         if end is None:

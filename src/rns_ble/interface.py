@@ -103,9 +103,9 @@ class BLEInterface(_Common):
     """Bytes, as with Reticulum's own fast interfaces."""
 
     driver_class: ClassVar[Callable[..., Any] | None] = None
-    """For subclasses: what makes the driver, instead of the key `driver`. A driver of ours, or a function that
-    makes one, is called with the `BLEConfig`. Any other class is a driver of the callback contract
-    (`rns_ble.drivers.threaded`), and made as ble-reticulum makes it."""
+    """For subclasses: what makes the driver, instead of the key `driver`. A function, or a class of ours, is
+    called with the `BLEConfig`. Any other class is a driver of the callback contract, and made as
+    ble-reticulum makes it (`rns_ble.drivers.threaded`)."""
 
     def __init__(
         self, owner: Any, configuration: Mapping[str, object], driver: BLEDriverInterface | None = None
@@ -312,7 +312,7 @@ class BLEInterface(_Common):
             driver=self._driver_name,
             adapter=self.config.adapter,
             transport=self.config.transport,
-            address=self.driver.address,
+            address=self._driver.address,
             pid=os.getpid(),
             version=__version__,
             rns_version=RNS.__version__,

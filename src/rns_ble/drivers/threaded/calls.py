@@ -4,7 +4,8 @@
    time; the thread goes on until the driver returns, and the nursery's end abandons it.
 2. Calls that hang are bounded (`CALLS_MAXIMUM`), over all the times that the driver is entered.
 3. What the driver tells from its threads is put into one queue and done on the Trio thread, in that order.
-   A callback never waits and never raises. The queue is bounded (`EVENTS_MAXIMUM`).
+   What it tells during a call is done before whoever waits for that call goes on. A callback never waits and
+   never raises. The queue is bounded (`EVENTS_MAXIMUM`).
 """
 
 from __future__ import annotations
@@ -144,6 +145,7 @@ class Inlet:
         self._events: deque[Callable[[], None]] = deque()
         self._flooded = flooded
         self._open = True
+        self._called = False  # whether `_take` will run and has not begun: several may be called, never none
 
     def put(self, event: Callable[[], None], *, droppable: bool = False) -> None:
         """On any thread. Never waits, never raises. Once closed, does nothing."""
@@ -154,8 +156,10 @@ class Inlet:
             self.dropped += 1
             return
         self._events.append(event)
-        with suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._take, idempotent=True)
+        if not self._called:
+            self._called = True
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._take)
 
     def close(self) -> None:
         """What still waits, and whatever comes, is forgotten. On the Trio thread."""
@@ -163,6 +167,7 @@ class Inlet:
         self._events.clear()
 
     def _take(self) -> None:
+        self._called = False
         # No more than there are now, so that a flood does not keep all else from running.
         if len(self._events) > EVENTS_FLOOD:
             self._flooded()

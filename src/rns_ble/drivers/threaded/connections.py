@@ -201,7 +201,7 @@ class Connections:
             raise PeerUnreachable(f"{link.address}: no handshake: {said(error)}") from error
 
     async def _undo(self, attempt: _Attempt) -> None:
-        if attempt.link is not None:
+        if attempt.link is not None and not attempt.link.gone.is_set():
             await self.part(attempt.link)
         elif attempt.name not in self.links:
             with trio.move_on_after(GOODBYE_TIMEOUT, shield=True):
@@ -211,15 +211,28 @@ class Connections:
 
     def _on_device_connected(self, name: str, more: Any = None) -> None:
         # Asked here, on the driver's thread and from its own callback, where drivers expect it.
-        role: object = None
         mtu: object = None
-        with suppress(Exception):
-            role = self._theirs.get_peer_role(name)
+        if (role := self._role(name)) is None and self._is_gone(name):
+            log.debug("%s: told of when it had gone already", name)
+            return
         with suppress(Exception):
             mtu = self._theirs.get_peer_mtu(name)  # type: ignore[attr-defined]  # only some have it
         if more is not None and not isinstance(more, int):
             more = bytes(more)  # some platforms hand over arrays of their own
-        self._tell(self._connected, name, more, ROLES.get(str(role)), mtu)
+        self._tell(self._connected, name, more, role, mtu)
+        if self._is_gone(name):
+            # Another thread has told so, perhaps between our question and our event.
+            self._tell(self._disconnected, name)
+
+    def _role(self, name: str) -> Role | None:
+        with suppress(Exception):
+            return ROLES.get(str(self._theirs.get_peer_role(name)))
+        return None
+
+    def _is_gone(self, name: str) -> bool:
+        with suppress(Exception):
+            return self._theirs.get_peer_role(name) is None and name not in self._theirs.connected_peers
+        return False
 
     def _connected(self, name: str, more: bytes | int | None, role: Role | None, mtu: object) -> None:
         """A connection, or more about one that is known."""
