@@ -244,6 +244,7 @@ def test_events_wait_in_a_queue_that_is_bounded_and_a_flood_ends_the_driver() ->
             for _ in range(EVENTS_MAXIMUM + 5):
                 puppet.on_data_received(NAME, b"value")
             assert driver._inlet.dropped == 5
+            puppet.peers[NAME] = "peripheral"
             for _ in range(EVENTS_FLOOD):
                 puppet.on_device_connected(NAME)
             assert len(driver._inlet._events) == EVENTS_FLOOD + 1
