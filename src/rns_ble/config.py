@@ -341,18 +341,27 @@ class BLEConfig:
         for name in section:
             if name in UNNEEDED:
                 log.info("%s is not needed: %s", name, UNNEEDED[name])
-            elif name not in known and name not in RETICULUM_KEYS:
-                log.warning("unknown key %s%s", name, _suggestion(name))
-        for name, driver in (("transport", "bumble"), ("adapter", "bleak")):
-            if getattr(config, name) is not None and config.driver != driver:
-                log.warning(
-                    "%s = %s has no effect: it belongs to driver = %s, and the driver is %s",
-                    name,
-                    getattr(config, name),
-                    driver,
-                    config.driver,
-                )
+        for name, nearest in unknown_keys(section).items():
+            meant = f": did you mean {nearest}?" if nearest else ", which has no effect"
+            log.warning("unknown key %s%s", name, meant)
+        for name, driver in config.keys_of_other_drivers().items():
+            log.warning(
+                "%s = %s has no effect: it belongs to driver = %s, and the driver is %s",
+                name,
+                getattr(config, name),
+                driver,
+                config.driver,
+            )
         return config
+
+    def keys_of_other_drivers(self) -> dict[str, str]:
+        """Keys that are set and have no effect, for they belong to another driver: that one's name."""
+        belongs = {"transport": "bumble", "adapter": "bleak"}
+        return {
+            name: driver
+            for name, driver in belongs.items()
+            if getattr(self, name) is not None and self.driver != driver
+        }
 
 
 KEYS: Final = tuple(
@@ -361,8 +370,11 @@ KEYS: Final = tuple(
 """All keys, in the order in which they are documented."""
 
 
-def _suggestion(name: str) -> str:
-    """What may have been meant by an unknown key."""
+def unknown_keys(section: Mapping[str, object]) -> dict[str, str | None]:
+    """The keys of a section that nobody knows, each with what may have been meant."""
     known = [key.name for key in KEYS] + sorted(RETICULUM_KEYS)
-    nearest = HINTS.get(name) or next(iter(difflib.get_close_matches(name.lower(), known, n=1)), None)
-    return f": did you mean {nearest}?" if nearest else ", which has no effect"
+    return {
+        name: HINTS.get(name) or next(iter(difflib.get_close_matches(name.lower(), known, n=1)), None)
+        for name in section
+        if name not in known and name not in UNNEEDED
+    }

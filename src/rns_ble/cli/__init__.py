@@ -23,6 +23,7 @@ from rns_ble.cli.errors import CommandError
 
 COMMANDS: Final = {
     "install": "make the BLE interface known to Reticulum, and add it to a configuration",
+    "doctor": "find out what keeps the interface from working here, and mend it",
     "status": "show the BLE interfaces that run, their peers, and why others are none",
     "scan": "list the nodes around, and say why they are or are not dialled",
     "monitor": "show the interfaces that run, live, on the whole terminal",

@@ -44,6 +44,8 @@ class Outcome:
     """What adds that section to the configuration."""
     found: bool = False
     """The configuration had a BLE interface before."""
+    kept: str = ""
+    """The names of those interfaces, as `[[BLE Interface]]`; no section was added beside them."""
     enabled: bool = False
     """It has an enabled one now."""
     config_changed: bool = False
@@ -132,6 +134,7 @@ def install(
         block=reticulum_config.block(keys=keys),
         enable_command=command,
         found=bool(present),
+        kept=", ".join(f"[[{name}]]" for name in present),
     )
     if present:
         _compare(present, keys, outcome)
@@ -140,7 +143,8 @@ def install(
             outcome.config_backup = str(reticulum_config.back_up(config))
         reticulum_config.replace_file(config, changed)
         outcome.config_changed = outcome.enabled = True
-    outcome.warnings += filter(None, [rnsd_python.warning(), missing])
+    section = next(iter(present.values()), keys)
+    outcome.warnings += filter(None, [rnsd_python.warning(section.get("driver", "bleak").lower()), missing])
     return outcome
 
 
@@ -229,7 +233,7 @@ def _print(outcome: Outcome) -> None:
         if not outcome.warnings:
             print("Restart rnsd to bring the interface up.")
     elif outcome.found:
-        print(f"found  {config}, which has a BLE interface already")
+        print(f"found  {config}, which has {outcome.kept}: left as it is")
     elif not outcome.config_exists:
         print(
             f"\nThere is no {config} yet. Start rnsd once and it writes one, or let\n"

@@ -17,6 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -161,6 +162,36 @@ def _headers(lines: list[str]) -> Iterator[tuple[int, int, str]]:
             yield number, header["open"].count("["), header["name"].strip("'\"")
         elif (opened := _TRIPLE_QUOTE.match(line)) and line.count(opened[1]) == 1:
             quote = opened[1]
+
+
+def with_line(data: bytes, name: str, key: str, change: Callable[[str], str]) -> bytes:
+    """The same configuration with another line, or more, where an interface has this key.
+
+    `change`: the line as it is, without its indentation → what takes its place. Raises `CommandError` when
+    that isn't safe to do.
+    """
+    before = parse(data)
+    lines = data.decode("utf-8", "surrogateescape").splitlines(keepends=True)
+    headers = [*_headers(lines), (len(lines), 1, "")]
+    inside = False
+    number = None
+    for (start, depth, header), (end, _, _) in pairwise(headers):
+        inside = header == "interfaces" if depth == 1 else inside
+        if inside and depth == 2 and header == name:
+            its = re.compile(rf"\s*(['\"]?){re.escape(key)}\1\s*=")
+            number = next((line for line in range(start + 1, end) if its.match(lines[line])), None)
+    if number is None:
+        raise CommandError(f"no line with {key} was found in [[{name}]]: edit it by hand")
+    indentation, line, ending = re.fullmatch(r"(\s*)(.*?)(\s*)", lines[number], re.DOTALL).groups()  # type: ignore[union-attr]  # matches all
+    changed = change(line)
+    lines[number] = "".join(f"{indentation}{part}{ending or chr(10)}" for part in changed.split("\n"))
+    after = "".join(lines).encode("utf-8", "surrogateescape")
+    section = dict(_interfaces(before)[name])
+    del section[key]
+    section |= parse(f"[interfaces]\n[[x]]\n{changed}\n".encode())["interfaces"]["x"]
+    if parse(after) != {**before, "interfaces": {**_interfaces(before), name: section}}:
+        raise CommandError(f"{key} of [[{name}]] can't be changed safely: edit it by hand")
+    return after
 
 
 def new_configuration(keys: Mapping[str, str]) -> bytes:

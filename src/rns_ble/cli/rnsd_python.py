@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -40,30 +41,102 @@ def interpreter_of(script: Path) -> str | None:
     return words[0] if words and "python" in Path(words[0]).name else None
 
 
-def can_import(interpreter: str, package: str) -> bool:
-    """Whether this interpreter imports that package, started as a service would start it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """What one interpreter finds, started as a service would start it."""
+
+    interpreter: str
+    python: str = "?"
+    rns: str | None = None
+    """Version of Reticulum."""
+    rns_ble: str | None = None
+    """Version of this package, where all of it can be imported."""
+    bumble: bool = False
+    """Whether the extra of this name is there."""
+    error: str | None = None
+    """Why something can't be imported."""
+
+    @property
+    def kind(self) -> str:
+        """How people call such an installation."""
+        if _pipx_environment(self.interpreter):
+            return "pipx"
+        return "virtual environment" if _is_virtual(self.interpreter) else "not in a virtual environment"
+
+
+_LOOK: Final = r"""
+import importlib.util, json, sys
+found = {"python": "%d.%d.%d" % sys.version_info[:3]}
+found["bumble"] = importlib.util.find_spec("bumble") is not None
+try:
+    import RNS
+    found["rns"] = RNS.__version__
+    import rns_ble.interface
+    found["rns_ble"] = rns_ble.__version__
+except BaseException as error:
+    found["error"] = "%s: %s" % (type(error).__name__, error)
+sys.stdout.write("\n" + json.dumps(found))
+"""
+
+
+def is_this(interpreter: str) -> bool:
+    """Whether that is the interpreter that runs us."""
+    # Not resolved: the python of a virtual environment is a link to the one it was made from.
+    here = Path(os.path.abspath(interpreter))
+    return here.parent == Path(sys.executable).parent and here.resolve() == Path(sys.executable).resolve()
+
+
+def look_into(interpreter: str, python_path: str | None = None) -> Installation:
+    """What that interpreter can import. Takes up to `IMPORT_TIMEOUT`; an interpreter that does not work has
+    an `error` and nothing else. `python_path`: its PYTHONPATH, for one that runs already.
+    """
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    if is_this(interpreter):
+        python_path = python_path or os.environ.get("PYTHONPATH")
+    if python_path:
+        environment["PYTHONPATH"] = python_path
     try:
         outcome = subprocess.run(
-            [interpreter, "-c", f"import {package}"],
+            [interpreter, "-c", _LOOK],
             env=environment,
             cwd="/",
             capture_output=True,
             timeout=IMPORT_TIMEOUT,
-            check=False,
+            check=True,
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return outcome.returncode == 0
+        return Installation(interpreter=interpreter, **json.loads(outcome.stdout.splitlines()[-1]))
+    except (OSError, ValueError, IndexError, subprocess.SubprocessError) as error:
+        return Installation(interpreter=interpreter, error=f"{interpreter} does not work: {error}")
 
 
-def how_to_install(interpreter: str) -> str:
-    """The command that installs this package where that interpreter finds it."""
+def how_to_install(interpreter: str, extra: str = "", *, again: bool = False) -> str:
+    """The command that installs this package where that interpreter finds it; `extra`: with this one;
+    `again`: it is there already.
+    """
+    wanted = shlex.quote(_origin() + (f"[{extra}]" if extra else ""))
+    if environment := _pipx_environment(interpreter):
+        return f"pipx inject {'--force ' if again else ''}--include-apps {environment} {wanted}"
+    options = (
+        "" if _is_virtual(interpreter) or not _is_managed(interpreter) else "--user --break-system-packages "
+    )
+    return f"{shlex.quote(interpreter)} -m pip install {options}{wanted}"
+
+
+def _pipx_environment(interpreter: str) -> str | None:
     parts = Path(interpreter).parts
     if "pipx" in parts and "venvs" in parts[:-1]:
-        environment = parts[parts.index("venvs") + 1]
-        return f"pipx inject --include-apps {environment} {_origin()}"
-    return f"{shlex.quote(interpreter)} -m pip install {_origin()}"
+        return parts[parts.index("venvs") + 1]
+    return None
+
+
+def _is_virtual(interpreter: str) -> bool:
+    return Path(interpreter).parent.parent.joinpath("pyvenv.cfg").is_file()
+
+
+def _is_managed(interpreter: str) -> bool:
+    """Whether its distribution keeps pip from installing beside its own packages (PEP 668)."""
+    library = Path(interpreter).parent.parent / "lib"
+    return any(library.glob("python3*/EXTERNALLY-MANAGED"))
 
 
 def _origin() -> str:
@@ -73,19 +146,34 @@ def _origin() -> str:
     except metadata.PackageNotFoundError:
         direct = {}
     url = urlsplit(direct.get("url", ""))
-    return shlex.quote(unquote(url.path)) if url.scheme == "file" else "rns-ble"
+    return unquote(url.path) if url.scheme == "file" else "rns-ble"
 
 
-def warning() -> str | None:
-    """What is wrong with the rnsd that a shell would start, and what to do; None when nothing is."""
+def on_path() -> tuple[str, str] | None:
+    """The rnsd that a shell would start, and its interpreter; None where there is none, or no Python's."""
     rnsd = shutil.which("rnsd")
     interpreter = interpreter_of(Path(rnsd)) if rnsd else None
-    if interpreter is None or os.path.abspath(interpreter) == os.path.abspath(sys.executable):
-        # Not resolved: the python of a virtual environment is a link to the one it was made from.
+    return (rnsd, interpreter) if rnsd and interpreter else None
+
+
+def warning(driver: str = "bleak") -> str | None:
+    """What is wrong with the rnsd that a shell would start, and what to do; None when nothing is.
+
+    `driver`: what the interface is to use; that has to be there as well.
+    """
+    found = on_path()
+    if found is None or (is_this(found[1]) and driver != "bumble"):
         return None
-    if can_import(interpreter, "rns_ble"):
+    rnsd, interpreter = found
+    there = look_into(interpreter)
+    extra = "bumble" if driver == "bumble" else ""
+    if there.rns_ble is None:
+        lacks = "can't import rns_ble"
+    elif extra and not there.bumble:
+        lacks = f"lacks the extra {extra}, which driver = {driver} needs"
+    else:
         return None
     return (
-        f"{rnsd} runs with {interpreter}, which can't import rns_ble, so the interface won't load there: "
-        f"{how_to_install(interpreter)}"
+        f"{rnsd} runs with {interpreter}, which {lacks}, so the interface won't load there: "
+        f"{how_to_install(interpreter, extra, again=there.rns_ble is not None)}"
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 from dbus_next import Variant
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
     from rns_ble.drivers.bluez.bus import Bus
     from rns_ble.drivers.bluez.tree import Tree
 
-TARGETED_SINCE: Final = 0x0545
-"""BlueZ 5.69, as Adapter1.Modalias says it: since then each central gets sockets of its own."""
+TARGETED_SINCE: Final = (5, 69)
+"""Since this BlueZ each central gets sockets of its own."""
 
 POWER_ON_TIMEOUT: Final = 10.0
 """Seconds; a USB controller takes about one."""
 
-_MODALIAS: Final = re.compile(r"usb:v1D6Bp0246d([0-9A-F]{4})", re.IGNORECASE)
+_MODALIAS: Final = re.compile(r"usb:v1D6Bp0246d([0-9A-F]{2})([0-9A-F]{2})", re.IGNORECASE)
 """The Linux Foundation's own vendor and product; somebody who has set `DeviceID` in main.conf says
 another."""
 
@@ -71,8 +72,13 @@ def _adapters(tree: Tree) -> dict[str, str]:
 
 def is_targeted(tree: Tree, path: str) -> bool:
     """Whether this BlueZ keeps our centrals apart. Where it hides its version, we take it for an old one."""
-    match = _MODALIAS.match(str((tree.get(path, ADAPTER) or {}).get("Modalias", "")))
-    return match is not None and int(match[1], 16) >= TARGETED_SINCE
+    return (version(tree.get(path, ADAPTER) or {}) or (0, 0)) >= TARGETED_SINCE
+
+
+def version(adapter: Mapping[str, Any]) -> tuple[int, int] | None:
+    """BlueZ's version, as the properties of an adapter tell it; None where main.conf hides it."""
+    match = _MODALIAS.match(str(adapter.get("Modalias", "")))
+    return None if match is None else (int(match[1], 16), int(match[2], 16))
 
 
 def is_powered(tree: Tree, path: str) -> bool:

@@ -44,7 +44,8 @@ CLOSE_TIMEOUT: Final = 1.0
 """Seconds for dbus-next to notice that we have closed."""
 
 UNREACHABLE: Final = (
-    "BlueZ can't be reached, bluetoothd or the D-Bus system bus does not run: systemctl start bluetooth"
+    "BlueZ can't be reached, bluetoothd or the D-Bus system bus does not run: systemctl start bluetooth, or "
+    "where that is missing, apt install bluez"
 )
 FROZEN: Final = "bluetoothd is frozen or overloaded: systemctl restart bluetooth"
 BLOCKED: Final = "the adapter is blocked by rfkill: rfkill unblock bluetooth"

@@ -1,0 +1,192 @@
+"""What is examined: one configuration of Reticulum's on this machine. Everything is looked up once, when a
+check first wants it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rns_ble.cli import reticulum_config, rnsd_python
+from rns_ble.cli.doctor import processes
+from rns_ble.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from rns_ble.cli.doctor.processes import Process
+    from rns_ble.cli.rnsd_python import Installation
+    from rns_ble.config import BLEConfig
+    from rns_ble.drivers.base import BLEError
+    from rns_ble.drivers.bluez.examination import AdapterFacts, BlueZFacts
+
+SHARED_INSTANCE_PORT: Final = 37428
+"""Where Reticulum's programs meet without Unix sockets, unless told otherwise (RNS 1.5.7)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The program that brings the interfaces up, or would."""
+
+    name: str
+    interpreter: str
+    python_path: str | None = None
+
+
+class Case:
+    """Made anew for each examination."""
+
+    def __init__(self, explicit: str | None = None, root: Path = Path("/")) -> None:
+        """`explicit`: the configuration directory, where one was named. `root`: where the system's files are
+        looked for.
+        """
+        self.explicit = explicit
+        self.directory = reticulum_config.find_directory(explicit)
+        self.root = root
+
+    # --- Reticulum's configuration ---
+
+    @property
+    def config(self) -> Path:
+        """Reticulum's configuration file."""
+        return self.directory / "config"
+
+    @cached_property
+    def data(self) -> bytes | OSError:
+        """What is in that file, or why it can't be read."""
+        try:
+            return self.config.read_bytes()
+        except OSError as error:
+            return error
+
+    @cached_property
+    def configuration(self) -> dict[str, Any] | CommandError:
+        """The same as Reticulum reads it, or why Reticulum can't; empty without a file."""
+        if isinstance(self.data, OSError):
+            return {}
+        try:
+            parsed = reticulum_config.parse(self.data)
+            reticulum_config.ble_sections(parsed)
+        except CommandError as error:
+            return error
+        return parsed
+
+    @property
+    def sections(self) -> dict[str, Mapping[str, str]]:
+        """The BLE interfaces of the configuration; none where that can't be read."""
+        if isinstance(self.configuration, CommandError):
+            return {}
+        return reticulum_config.ble_sections(self.configuration)
+
+    @cached_property
+    def interfaces(self) -> dict[str, BLEConfig]:
+        """Those that are enabled and valid."""
+        from rns_ble.config import KEYS, BLEConfig  # noqa: PLC0415  (brings in Trio)
+        from rns_ble.drivers.base import ConfigurationError  # noqa: PLC0415
+
+        known = {key.name for key in KEYS}
+        valid = {}
+        for name, section in self.sections.items():
+            values: dict[str, Any] = {key: value for key, value in section.items() if key in known}
+            if reticulum_config.is_enabled(section):
+                try:
+                    valid[name] = BLEConfig(**values)
+                except ConfigurationError:
+                    continue
+        return valid
+
+    def interfaces_with(self, driver: str) -> dict[str, BLEConfig]:
+        """Those with this driver. Without any interface yet, what `rns-ble install` would write."""
+        from rns_ble.config import BLEConfig  # noqa: PLC0415
+
+        all_ = self.interfaces or {reticulum_config.SECTION_NAME: BLEConfig()}
+        return {name: config for name, config in all_.items() if config.driver == driver}
+
+    # --- who runs Reticulum ---
+
+    @property
+    def reticulum(self) -> Mapping[str, Any]:
+        """The section [reticulum]."""
+        configuration = self.configuration
+        found = {} if isinstance(configuration, CommandError) else configuration.get("reticulum", {})
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def shares(self) -> bool:
+        """Whether programs with this configuration share one Reticulum."""
+        return str(self.reticulum.get("share_instance", "yes")).lower() not in {"no", "false", "off", "0"}
+
+    @property
+    def instance(self) -> str:
+        """By which name, or on which port, they find each other."""
+        if str(self.reticulum.get("shared_instance_type", "")).lower() == "tcp":
+            return str(self.reticulum.get("shared_instance_port", SHARED_INSTANCE_PORT))
+        return str(self.reticulum.get("instance_name", "default"))
+
+    @cached_property
+    def owner(self) -> Process | None:
+        """The process that has the shared instance: the first program that has started Reticulum."""
+        if not self.shares:
+            return None
+        if str(self.reticulum.get("shared_instance_type", "")).lower() == "tcp":
+            return next(iter(processes.listeners_on_tcp(int(self.instance))), None)
+        pid = processes.listener_on_unix(f"\0rns/{self.instance}")
+        return None if pid is None else processes.look_at(pid)
+
+    @cached_property
+    def program(self) -> Program | None:
+        """The one that runs; else the rnsd that a shell would start, or the one beside this Python."""
+        if self.owner is not None:
+            if self.owner.interpreter is None:
+                return None
+            return Program(str(self.owner), self.owner.interpreter, self.owner.python_path)
+        if found := rnsd_python.on_path():
+            return Program(*found)
+        beside = Path(sys.executable).with_name("rnsd")
+        return Program(str(beside), sys.executable) if beside.exists() else None
+
+    @cached_property
+    def installation(self) -> Installation | None:
+        """What that program's Python has; None when this user can't find out."""
+        if self.program is None or not os.access(self.program.interpreter, os.X_OK):
+            return None
+        return rnsd_python.look_into(self.program.interpreter, self.program.python_path)
+
+    # --- BlueZ ---
+
+    @cached_property
+    def bluez(self) -> BlueZFacts | BLEError:
+        """What BlueZ says, or why nothing."""
+        import trio  # noqa: PLC0415
+
+        from rns_ble.cli.until_signal import until_signal  # noqa: PLC0415
+        from rns_ble.drivers.base import BLEError  # noqa: PLC0415
+        from rns_ble.drivers.bluez.examination import examine  # noqa: PLC0415
+
+        try:
+            return trio.run(until_signal, examine)
+        except BLEError as error:
+            return error
+
+    @property
+    def adapters(self) -> tuple[AdapterFacts, ...]:
+        """BlueZ's adapters; none where it can't be asked."""
+        from rns_ble.drivers.base import BLEError  # noqa: PLC0415
+
+        return () if isinstance(self.bluez, BLEError) else self.bluez.adapters
+
+    def adapter(self, config: BLEConfig) -> AdapterFacts | None:
+        """The adapter that an interface would take."""
+        wanted = config.adapter and config.adapter.upper()
+        for adapter in self.adapters:
+            if wanted in (None, adapter.name.upper(), adapter.address.upper()):
+                return adapter
+        return None
+
+    @property
+    def bluez_version(self) -> tuple[int, int] | None:
+        """None where BlueZ does not tell: without an adapter, or with another `DeviceID` in main.conf."""
+        return next((adapter.version for adapter in self.adapters), None)

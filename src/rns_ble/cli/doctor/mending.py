@@ -1,0 +1,75 @@
+"""`--fix`: each mend is shown, agreed to and made, one after the other, until there is none left."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+from rns_ble.cli import reticulum_config
+from rns_ble.cli.doctor.finding import Command, Edit, Finding
+
+Examine = Callable[[], Sequence[Finding]]
+Agree = Callable[[], bool]
+Say = Callable[[str], None]
+
+
+def mend_all(
+    examine: Examine, agree: Agree, say: Say, explicit: str | None
+) -> tuple[Sequence[Finding], list[str]]:
+    """Mend what can be mended, and examine again after each change, since one may bring up the next.
+
+    Nothing is tried twice. Returns the last findings, and what was done. `explicit`: the configuration
+    directory, where one was named.
+    """
+    tried: set[str] = set()
+    done = []
+    findings = examine()
+    while (mend := _first(findings, tried)) is not None:
+        tried.add(str(mend))
+        say(f"{mend}")
+        if isinstance(mend, Edit):
+            say(mend.diff())
+        if mend.needs_root:
+            say(f"This needs root: {mend if isinstance(mend, Command) else _as_root(explicit)}\n")
+        elif agree() and _make(mend, say):
+            done.append(str(mend))
+            findings = examine()
+    return findings, done
+
+
+def _first(findings: Iterable[Finding], tried: set[str]) -> Edit | Command | None:
+    mends = (finding.mend for finding in findings)
+    return next((mend for mend in mends if isinstance(mend, Edit | Command) and str(mend) not in tried), None)
+
+
+def _as_root(explicit: str | None) -> str:
+    directory = reticulum_config.find_directory(explicit)
+    return "sudo " + shlex.join(
+        [sys.executable, "-m", "rns_ble.cli", "doctor", "--fix", "--config", str(directory)]
+    )
+
+
+def _make(mend: Edit | Command, say: Say) -> bool:
+    """Do it; whether that has worked."""
+    try:
+        if isinstance(mend, Edit):
+            _write(mend, say)
+        else:
+            subprocess.run(mend.argv, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=True)
+    except subprocess.CalledProcessError as error:
+        say(f"That has failed, with exit code {error.returncode}.\n")
+        return False
+    except OSError as error:
+        say(f"That has failed: {error}\n")
+        return False
+    return True
+
+
+def _write(edit: Edit, say: Say) -> None:
+    edit.path.parent.mkdir(parents=True, exist_ok=True)
+    if edit.path.exists():
+        say(f"kept   {reticulum_config.back_up(edit.path)}")
+    reticulum_config.replace_file(edit.path, edit.after)
+    say(f"wrote  {edit.path}\n")

@@ -1,0 +1,192 @@
+"""Reticulum's configuration, the file that it loads the interface from, and who runs it."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from rns_ble.cli import reticulum_config
+from rns_ble.cli.doctor import processes
+from rns_ble.cli.doctor.case import Case
+from rns_ble.cli.doctor.finding import Edit, Finding, Mend, failed, ok, skipped, warning
+from rns_ble.cli.errors import CommandError
+from rns_ble.cli.install import SHIM
+
+
+def check_configuration(case: Case) -> Iterator[Finding]:
+    """Is there a configuration, and can Reticulum read it?"""
+    if isinstance(case.data, FileNotFoundError):
+        first = Edit(
+            f"write {case.config}, with an AutoInterface and a BLE interface",
+            case.config,
+            reticulum_config.new_configuration({}),
+        )
+        yield failed("configuration", f"there is no {case.config}", first)
+    elif isinstance(case.data, OSError):
+        yield failed("configuration", f"{case.config}: {case.data.strerror}", "ask as the user whose it is")
+    elif isinstance(case.configuration, CommandError):
+        yield failed("configuration", f"{case.config}: {case.configuration}", "correct that line")
+    else:
+        yield ok("configuration", str(case.config))
+
+
+def check_shim(case: Case) -> Iterator[Finding]:
+    """Does Reticulum find our interface under its name?"""
+    path = case.directory / "interfaces" / f"{reticulum_config.INTERFACE_TYPE}.py"
+    write = Edit(f"write {path}, which `rns-ble install` does as well", path, SHIM.encode())
+    try:
+        present = path.read_text(errors="replace")
+    except FileNotFoundError:
+        yield failed("shim", f"there is no {path}, so Reticulum can't load the interface", write)
+    except OSError as error:
+        yield failed("shim", f"{path}: {error.strerror}", "ask as the user whose it is")
+    else:
+        if present == SHIM:
+            yield ok("shim", str(path))
+        elif "rns_ble.interface" in present:
+            yield warning("shim", f"{path} is of another version of rns_ble", write)
+        else:
+            yield failed("shim", f"{path} is another implementation's; a copy of it will be kept", write)
+
+
+def check_sections(case: Case) -> Iterator[Finding]:
+    """Is there an interface in the configuration, switched on and valid?"""
+    if isinstance(case.data, OSError) or isinstance(case.configuration, CommandError):
+        yield skipped("section", "there is no configuration that can be read")
+        return
+    if not case.sections:
+        name = reticulum_config.SECTION_NAME
+        mend = _edit(case, f"add [[{name}]] to {case.config}", _with_block)
+        yield failed("section", "no interface of the type BLEInterface in [interfaces]", mend)
+    enabled = [name for name, section in case.sections.items() if reticulum_config.is_enabled(section)]
+    for name, section in case.sections.items():
+        if name in enabled:
+            yield from _check_section(case, name, section)
+        elif enabled:
+            yield skipped("section", f"[[{name}]] is not enabled")
+        else:
+            yield failed("section", f"[[{name}]] is not enabled", _enable(case, name, section))
+
+
+def _check_section(case: Case, name: str, section: Mapping[str, str]) -> Iterator[Finding]:
+    from rns_ble.config import KEYS, BLEConfig, unknown_keys  # noqa: PLC0415  (brings in Trio)
+    from rns_ble.drivers.base import ConfigurationError  # noqa: PLC0415
+
+    values = {key.name: section[key.name] for key in KEYS if key.name in section}
+    wrong = False
+    for key in KEYS:
+        try:
+            key.parse(values.get(key.name, key.default))
+        except ConfigurationError as error:
+            wrong = True
+            yield failed("section", f"[[{name}]]: {error}", _without(case, name, key.name))
+    if not wrong:
+        try:
+            config = BLEConfig(**values)  # type: ignore[arg-type]  # each value is parsed by its key
+        except ConfigurationError as error:  # together they make no sense
+            yield failed("section", f"[[{name}]]: {error}", f"correct it in {case.config}")
+        else:
+            for key_, driver in config.keys_of_other_drivers().items():
+                yield warning(
+                    "section",
+                    f"[[{name}]]: {key_} has no effect, it belongs to driver = {driver}",
+                    _without(case, name, key_),
+                )
+            of = f", {config.transport or config.adapter}" if config.transport or config.adapter else ""
+            yield ok("section", f"[[{name}]]: driver = {config.driver}{of}")
+    for key_, nearest in unknown_keys(section).items():
+        if nearest is None:
+            yield warning("section", f"[[{name}]]: nobody knows {key_}", _without(case, name, key_))
+        else:
+            yield warning(
+                "section",
+                f"[[{name}]]: nobody knows {key_}; did you mean {nearest}?",
+                _line(case, name, key_, f"call it {nearest}", _renamed(key_, nearest)),
+            )
+
+
+def _renamed(key: str, nearest: str) -> Callable[[str], str]:
+    return lambda line: line.replace(key, nearest, 1)
+
+
+def _without(case: Case, name: str, key: str) -> Mend:
+    return _line(case, name, key, f"comment out {key}, so that its default counts", lambda line: f"# {line}")
+
+
+def _enable(case: Case, name: str, section: Mapping[str, str]) -> Mend:
+    if "enabled" in section:
+        return _line(case, name, "enabled", "set `enabled = yes`", lambda _: "enabled = yes")
+    return _line(case, name, "type", "add `enabled = yes`", lambda line: f"{line}\nenabled = yes")
+
+
+def _line(case: Case, name: str, key: str, what: str, change: Callable[[str], str]) -> Mend:
+    what = f"{what} in [[{name}]] of {case.config}"
+    return _edit(case, what, lambda data: reticulum_config.with_line(data, name, key, change))
+
+
+def _edit(case: Case, what: str, change: Callable[[bytes], bytes]) -> Mend:
+    """The change; in words alone where it can't be made safely."""
+    assert isinstance(case.data, bytes)
+    try:
+        return Edit(what, case.config, change(case.data))
+    except CommandError:
+        return f"{what}, by hand"
+
+
+def _with_block(data: bytes) -> bytes:
+    return reticulum_config.with_block(data, reticulum_config.free_name(reticulum_config.parse(data)))
+
+
+def check_shared_instance(case: Case) -> Iterator[Finding]:
+    """Which program brings the interfaces up? It is the first one that has started Reticulum."""
+    owner = case.owner
+    if not case.shares:
+        yield skipped(
+            "shared instance", "share_instance = no: each program brings the interfaces up by itself"
+        )
+    elif owner is None:
+        yield warning(
+            "shared instance",
+            f"no program runs Reticulum as {case.instance!r}: the interface is not up",
+            _start(case),
+        )
+    elif (theirs := _directory_of(owner)) is not None and theirs != case.directory.resolve():
+        yield failed(
+            "shared instance",
+            f"{owner} has the instance {case.instance!r} with {theirs}, so {case.directory} is not read",
+            "give this configuration an `instance_name` of its own in [reticulum], or name the other with "
+            "--config",
+        )
+    elif owner.name == "rnsd":
+        yield ok("shared instance", f"{owner} brings the interfaces up")
+    elif idle := _idle_rnsd(case, owner.pid):
+        yield warning(
+            "shared instance",
+            f"{owner} was first and brings the interfaces up; {idle} only uses them",
+            f"let rnsd start first: end both, start rnsd, then {owner.name}",
+        )
+    else:
+        yield ok("shared instance", f"{owner} brings the interfaces up: it is its Python that counts")
+
+
+def _start(case: Case) -> Mend:
+    return f"start rnsd{f' --config {case.explicit}' if case.explicit else ''}, or the service that runs it"
+
+
+def _directory_of(owner: processes.Process) -> Path | None:
+    """Its configuration directory; None when that can't be told."""
+    named = owner.option("--config" if owner.name == "rnsd" else "--rnsconfig")
+    if named is not None and owner.directory is not None:
+        return (owner.directory / Path(named).expanduser()).resolve()
+    if named is None and owner.name == "rnsd" and owner.user == getpass.getuser():
+        return reticulum_config.find_directory().resolve()
+    return None
+
+
+def _idle_rnsd(case: Case, owner: int) -> processes.Process | None:
+    """An rnsd with this configuration that came too late."""
+    others = (processes.look_at(pid) for pid in processes.everybody() if pid not in (owner, os.getpid()))
+    rnsds = (process for process in others if process is not None and process.name == "rnsd")
+    return next((rnsd for rnsd in rnsds if _directory_of(rnsd) == case.directory.resolve()), None)
