@@ -1,8 +1,9 @@
 """`rns-ble doctor`: what keeps the interface from working here, and what mends it.
 
-One module for each subject: `python`, `reticulum`, `bluez` with its `settings`, `radio`, `dongle`. A check is
-a generator of findings (`finding`) about one case (`case`): a configuration on this machine. What mends a
-thing is data, a file's new content or a command, so that it can be shown before it is done (`mending`).
+One module for each subject: `python`, `reticulum`, `bluez` and its `settings`, `radio`, `dongle`,
+`interface`. A check is a generator of findings (`finding`) about one case (`case`): a configuration on this
+machine. What mends a thing is data, a file's new content or a command, so that it can be shown before it is
+done (`mending`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from rns_ble.cli.doctor.finding import Check, Finding, State, skipped
 from rns_ble.cli.errors import UsageError
 from rns_ble.cli.progress import Progress
+from rns_ble.cli.status import add_config
 
 if TYPE_CHECKING:
     from rns_ble.cli.doctor.case import Case
@@ -24,12 +26,7 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "--config",
-        metavar="DIR",
-        help="Reticulum's configuration directory, as rnsd --config takes it "
-        "(default: /etc/reticulum, ~/.config/reticulum or ~/.reticulum, as Reticulum chooses)",
-    )
+    add_config(parser)
     parser.add_argument(
         "--fix",
         action="store_true",
@@ -95,7 +92,7 @@ def examine(explicit: str | None = None) -> list[Finding]:
 
 def _checks(case: Case) -> Iterator[tuple[str, Check]]:
     """Each check of this case, with what it is about."""
-    from rns_ble.cli.doctor import bluez, dongle, python, radio, reticulum, settings  # noqa: PLC0415
+    from rns_ble.cli.doctor import bluez, dongle, interface, python, radio, reticulum, settings  # noqa: PLC0415
 
     yield "rnsd's Python", python.check_python
     yield "Reticulum", python.check_reticulum
@@ -114,3 +111,4 @@ def _checks(case: Case) -> Iterator[tuple[str, Check]]:
         yield "BlueZ", lambda _: iter([skipped("BlueZ", "driver = bumble does without it")])
     if case.interfaces_with("bumble"):
         yield "the controller", dongle.check_dongles
+    yield "the interface", interface.check_interface

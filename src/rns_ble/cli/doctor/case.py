@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rns_ble.cli import reticulum_config, rnsd_python
+from rns_ble.cli.absence import DEFAULT_INSTANCE, shared_instance
 from rns_ble.cli.doctor import processes
 from rns_ble.cli.errors import CommandError
+from rns_ble.cli.running import Running, ask_all
 
 if TYPE_CHECKING:
     from rns_ble.cli.doctor.processes import Process
@@ -120,21 +122,33 @@ class Case:
         return str(self.reticulum.get("share_instance", "yes")).lower() not in {"no", "false", "off", "0"}
 
     @property
+    def by_tcp(self) -> bool:
+        """Whether they find each other by TCP rather than by a Unix socket."""
+        return str(self.reticulum.get("shared_instance_type", "")).lower() == "tcp"
+
+    @property
     def instance(self) -> str:
         """By which name, or on which port, they find each other."""
-        if str(self.reticulum.get("shared_instance_type", "")).lower() == "tcp":
+        if self.by_tcp:
             return str(self.reticulum.get("shared_instance_port", SHARED_INSTANCE_PORT))
-        return str(self.reticulum.get("instance_name", "default"))
+        return str(self.reticulum.get("instance_name", DEFAULT_INSTANCE))
 
     @cached_property
     def owner(self) -> Process | None:
-        """The process that has the shared instance: the first program that has started Reticulum."""
+        """The process that has the shared instance: the first program that has started Reticulum. Where none
+        is shared, one that has a BLE interface up.
+        """
         if not self.shares:
-            return None
-        if str(self.reticulum.get("shared_instance_type", "")).lower() == "tcp":
+            return next((processes.look_at(found["pid"]) for found in self.running.interfaces), None)
+        if self.by_tcp:
             return next(iter(processes.listeners_on_tcp(int(self.instance))), None)
-        pid = processes.listener_on_unix(f"\0rns/{self.instance}")
-        return None if pid is None else processes.look_at(pid)
+        found = shared_instance(self.instance)
+        return None if found is None else processes.look_at(found[0])
+
+    @cached_property
+    def running(self) -> Running:
+        """The interfaces that run with this configuration."""
+        return ask_all(self.directory)
 
     @cached_property
     def program(self) -> Program | None:

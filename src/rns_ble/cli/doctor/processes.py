@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import socket
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from rns_ble.cli.running import user_name
 
 PROC: Final = Path("/proc")
 
@@ -73,7 +73,7 @@ def look_at(pid: int) -> Process | None:
         program = str((place / "exe").readlink())
     command = tuple(words[:-1] if words[-1:] == [""] else words)
     interpreter = _interpreter(command, environment, program)
-    return Process(pid, _name_of(user), command, interpreter, directory, environment.get("PYTHONPATH"))
+    return Process(pid, user_name(user), command, interpreter, directory, environment.get("PYTHONPATH"))
 
 
 def _interpreter(command: tuple[str, ...], environment: dict[str, str], program: str | None) -> str | None:
@@ -86,13 +86,6 @@ def _interpreter(command: tuple[str, ...], environment: dict[str, str], program:
     return shutil.which(called, path=environment.get("PATH")) or program
 
 
-def _name_of(user: int) -> str:
-    try:
-        return pwd.getpwuid(user).pw_name
-    except KeyError:
-        return str(user)
-
-
 def everybody() -> Iterator[int]:
     """All processes' numbers."""
     return (int(path.name) for path in PROC.iterdir() if path.name.isdigit())
@@ -100,28 +93,15 @@ def everybody() -> Iterator[int]:
 
 def holders(target: str) -> list[Process]:
     """Who has it open, as far as this user may see: a device's path, or a socket as `socket:[1234]`."""
-    found = []
-    for pid in everybody():
-        with suppress(OSError):  # another user's, or it has ended
-            links = [os.readlink(entry.path) for entry in os.scandir(PROC / str(pid) / "fd")]
-            if target in links and (process := look_at(pid)) is not None:
-                found.append(process)
-    return found
+    found = (look_at(pid) for pid in everybody() if target in _opened_by(pid))
+    return [process for process in found if process is not None]
 
 
-def listener_on_unix(address: str) -> int | None:
-    """The process that listens on a Unix socket; None when nobody does. Asked by connecting: the kernel
-    tells whoever it is, also another user's.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
-        asking.settimeout(CONNECT_TIMEOUT)
-        try:
-            asking.connect(address)
-        except OSError:
-            return None
-        credentials = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid, _user, _group = struct.unpack("3i", credentials)
-    return int(pid)
+def _opened_by(pid: int) -> Iterator[str]:
+    with suppress(OSError):  # another user's, or it has ended
+        for descriptor in os.listdir(PROC / str(pid) / "fd"):
+            with suppress(OSError):  # closed a moment ago
+                yield os.readlink(PROC / str(pid) / "fd" / descriptor)
 
 
 def accepts(host: str, port: int) -> str | None:

@@ -112,7 +112,7 @@ def _renamed(key: str, nearest: str) -> Callable[[str], str]:
 
 
 def _without(case: Case, name: str, key: str) -> Mend:
-    return _line(case, name, key, f"comment out {key}, so that its default counts", lambda line: f"# {line}")
+    return _line(case, name, key, f"comment out {key}", lambda line: f"# {line}")
 
 
 def _enable(case: Case, name: str, section: Mapping[str, str]) -> Mend:
@@ -146,6 +146,8 @@ def check_shared_instance(case: Case) -> Iterator[Finding]:
         yield skipped(
             "shared instance", "share_instance = no: each program brings the interfaces up by itself"
         )
+    elif owner is None and case.by_tcp and processes.accepts("127.0.0.1", int(case.instance)) is None:
+        yield skipped("shared instance", f"who has port {case.instance} can't be seen: ask as root")
     elif owner is None:
         yield warning(
             "shared instance",

@@ -1,0 +1,259 @@
+"""`rns-ble doctor` on Reticulum's configuration, the shim, and who runs Reticulum."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from rns_ble.cli.doctor.case import Case
+from rns_ble.cli.doctor.finding import Edit, State
+from rns_ble.cli.doctor.reticulum import (
+    check_configuration,
+    check_sections,
+    check_shared_instance,
+    check_shim,
+)
+from rns_ble.cli.install import SHIM
+
+
+def apply(mend: object) -> None:
+    assert isinstance(mend, Edit)
+    mend.path.parent.mkdir(exist_ok=True)
+    mend.path.write_bytes(mend.after)
+
+
+# --- the configuration ---
+
+
+def test_without_a_configuration_a_first_one_is_proposed(home: Path) -> None:
+    [finding] = check_configuration(Case(str(home)))
+    assert (finding.state, finding.found) == (State.FAILED, f"there is no {home}/config")
+    [section] = check_sections(Case(str(home)))
+    assert section.state is State.SKIPPED
+    apply(finding.mend)
+    for check in (check_configuration, check_sections):
+        assert [finding.state for finding in check(Case(str(home)))] == [State.OK]
+
+
+@pytest.mark.parametrize("text", ["[interfaces\n", "[a]\n[a]\n", "interfaces = 1\n"])
+def test_a_configuration_that_reticulum_cannot_read_is_told_from_one_that_is_missing(
+    text: str, home: Path
+) -> None:
+    (home / "config").write_text(text)
+    [finding] = check_configuration(Case(str(home)))
+    assert finding.state is State.FAILED
+    assert finding.found.startswith(f"{home}/config: ")
+    assert isinstance(finding.mend, str), "only its owner knows what was meant"
+    assert [finding.state for finding in check_sections(Case(str(home)))] == [State.SKIPPED]
+
+
+def test_a_configuration_that_cannot_be_opened(home: Path) -> None:
+    (home / "config").mkdir()
+    [finding] = check_configuration(Case(str(home)))
+    assert (finding.state, finding.found) == (State.FAILED, f"{home}/config: Is a directory")
+
+
+# --- the shim ---
+
+
+@pytest.mark.parametrize(
+    ("present", "state", "said"),
+    [
+        (None, State.FAILED, "there is no"),
+        ("class BLEInterface: ...\n", State.FAILED, "another implementation's"),
+        ("from rns_ble.interface import BLEInterface\n", State.WARNING, "another version"),
+    ],
+)
+def test_a_shim_that_is_not_ours_is_replaced(
+    present: str | None, state: State, said: str, home: Path
+) -> None:
+    shim = home / "interfaces" / "BLEInterface.py"
+    if present is not None:
+        shim.parent.mkdir()
+        shim.write_text(present)
+    [finding] = check_shim(Case(str(home)))
+    assert finding.state is state
+    assert said in finding.found
+    apply(finding.mend)
+    assert shim.read_text() == SHIM
+    assert [finding.state for finding in check_shim(Case(str(home)))] == [State.OK]
+
+
+# --- the section ---
+
+SECTIONS = {
+    "none": ("", "no interface of the type BLEInterface"),
+    "not enabled": ("type = BLEInterface\nenabled = no", "[[Bluetooth]] is not enabled"),
+    "enabled not said": ("type = BLEInterface", "[[Bluetooth]] is not enabled"),
+    "no number": (
+        "type = BLEInterface\nenabled = yes\nmin_rssi = loud",
+        "min_rssi = loud; allowed: an integer from -127 to 20 dBm",
+    ),
+    "no such driver": (
+        "type = BLEInterface\nenabled = yes\n  driver = bluez # Linux",
+        "driver = bluez; allowed: bleak or bumble",
+    ),
+    "two things": (
+        "type = BLEInterface\nenabled = yes\ndevice_name = far too long\nmax_connections = 0",
+        "device_name = far too long; allowed: a text of 1 to 8 bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_what_is_wrong_in_a_section_is_named_and_mended(name: str, home: Path) -> None:
+    section, said = SECTIONS[name]
+    config = home / "config"
+    config.write_text(
+        f"[interfaces]\n{'[[Bluetooth]]' if section else ''}\n{section}\n\n[logging]\nlevel = 4\n"
+    )
+    findings = list(check_sections(Case(str(home))))
+    assert said in findings[0].found
+    while failures := [f for f in check_sections(Case(str(home))) if f.state is State.FAILED]:
+        apply(failures[0].mend)
+    assert [finding.state for finding in check_sections(Case(str(home)))] == [State.OK]
+    for line in section.splitlines():
+        key = line.partition("=")[0].strip()
+        assert key == "enabled" or line.strip() in config.read_text(), (
+            "what was written there is still to be read"
+        )
+
+
+@pytest.mark.parametrize(
+    ("line", "said", "after"),
+    [
+        ("min_rsi = -70", "nobody knows min_rsi; did you mean min_rssi?", "min_rssi = -70"),
+        ("ifac_netkey = secret", "did you mean passphrase?", "passphrase = secret"),
+        ("wibble = 1", "nobody knows wibble", "# wibble = 1"),
+        (
+            "transport = usb:0",
+            "transport has no effect, it belongs to driver = bumble",
+            "# transport = usb:0",
+        ),
+    ],
+)
+def test_what_has_no_effect_is_a_warning(line: str, said: str, after: str, home: Path) -> None:
+    (home / "config").write_text(f"[interfaces]\n[[A]]\ntype = BLEInterface\nenabled = yes\n\t{line}\n")
+    [warning] = [f for f in check_sections(Case(str(home))) if f.state is not State.OK]
+    assert warning.state is State.WARNING
+    assert said in warning.found
+    apply(warning.mend)
+    assert f"\n\t{after}\n" in (home / "config").read_text()
+    assert [finding.state for finding in check_sections(Case(str(home)))] == [State.OK]
+
+
+def test_values_that_make_no_sense_together_are_left_to_their_owner(home: Path) -> None:
+    (home / "config").write_text("[interfaces]\n[[A]]\ntype = BLEInterface\nenabled = yes\ndriver = bumble\n")
+    [finding] = check_sections(Case(str(home)))
+    assert finding.state is State.FAILED
+    assert "driver = bumble needs transport" in finding.found
+    assert finding.mend == f"correct it in {home}/config"
+
+
+def test_a_change_that_is_not_safe_is_only_said(home: Path) -> None:
+    text = "[interfaces]\n[[A]]\ntype = BLEInterface\nenabled = yes\nmin_rsi = -1\nmin_rssi = -70\n"
+    (home / "config").write_text(text)
+    [warning] = [f for f in check_sections(Case(str(home))) if f.state is State.WARNING]
+    assert warning.mend == f"call it min_rssi in [[A]] of {home}/config, by hand"
+
+
+def test_of_several_sections_only_those_that_are_enabled_count(home: Path) -> None:
+    (home / "config").write_text(
+        "[interfaces]\n[[A]]\ntype = BLEInterface\nenabled = no\n[[B]]\ntype = BLEInterface\nenabled = yes\n"
+    )
+    assert [finding.state for finding in check_sections(Case(str(home)))] == [State.SKIPPED, State.OK]
+
+
+# --- who runs Reticulum ---
+
+PROGRAM = """#!{python}
+import RNS, sys, time
+RNS.Reticulum(configdir=sys.argv[2], loglevel=0)
+print("ready", flush=True)
+time.sleep(1000)
+"""
+
+
+@contextmanager
+def program(home: Path, name: str, option: str, directory: Path) -> Iterator[int]:
+    """A program of this name that starts Reticulum; its process."""
+    script = home / "bin" / name
+    script.parent.mkdir(exist_ok=True)
+    script.write_text(PROGRAM.format(python=sys.executable))
+    script.chmod(0o755)
+    process = subprocess.Popen([script, option, str(directory)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        with process.stdout:
+            while process.stdout.readline() not in {"ready\n", ""}:
+                pass
+            assert process.poll() is None
+            yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+def without_interfaces(directory: Path, instance: str, more: str = "") -> Path:
+    directory.mkdir(exist_ok=True)
+    (directory / "config").write_text(f"[reticulum]\ninstance_name = {instance}\n{more}\n[interfaces]\n")
+    return directory
+
+
+def test_when_nobody_runs_reticulum_the_interface_is_not_up(well: Path, instance: str) -> None:
+    [finding] = check_shared_instance(Case(str(well)))
+    assert finding.state is State.WARNING
+    assert f"no program runs Reticulum as '{instance}'" in finding.found
+    assert finding.mend == f"start rnsd --config {well}, or the service that runs it"
+
+
+def test_the_program_that_came_first_brings_the_interfaces_up(home: Path, instance: str) -> None:
+    """Its Python is looked into, not the one of an rnsd that came later."""
+    directory = without_interfaces(home, instance)
+    with program(home, "nomadnet", "--rnsconfig", directory) as first:
+        case = Case(str(directory))
+        [finding] = check_shared_instance(case)
+        assert finding.state is State.OK
+        assert f"nomadnet (process {first}, user " in finding.found
+        assert case.program is not None
+        assert (case.program.interpreter, case.installation is not None) == (sys.executable, True)
+        with program(home, "rnsd", "--config", directory) as second:
+            [finding] = check_shared_instance(Case(str(directory)))
+            assert finding.state is State.WARNING
+            assert f"nomadnet (process {first}" in finding.found
+            assert f"rnsd (process {second}" in finding.found
+            assert finding.mend == "let rnsd start first: end both, start rnsd, then nomadnet"
+
+
+@pytest.mark.parametrize("more", ["", "shared_instance_type = tcp\nshared_instance_port = 45427\n"])
+def test_a_program_with_another_configuration_and_the_same_name(home: Path, instance: str, more: str) -> None:
+    theirs = without_interfaces(home / "theirs", instance, f"{more}instance_control_port = 45428\n")
+    ours = without_interfaces(home / "ours", instance, more)
+    with program(home, "rnsd", "--config", theirs):
+        [finding] = check_shared_instance(Case(str(ours)))
+        assert finding.state is State.FAILED
+        assert f"with {theirs}, so {ours} is not read" in finding.found
+        [finding] = check_shared_instance(Case(str(theirs)))
+        assert finding.state is State.OK
+
+
+def test_where_nothing_is_shared_there_is_no_owner_to_find(home: Path) -> None:
+    (home / "config").write_text("[reticulum]\nshare_instance = No\n[interfaces]\n")
+    [finding] = check_shared_instance(Case(str(home)))
+    assert finding.state is State.SKIPPED
+
+
+def test_who_has_a_device_open_is_found(home: Path) -> None:
+    from rns_ble.cli.doctor import processes
+
+    device = home / "ttyACM0"
+    device.touch()
+    with device.open():
+        assert [process.pid for process in processes.holders(str(device))] == [os.getpid()]
+    assert processes.holders(str(device)) == []
