@@ -1,4 +1,4 @@
-"""`--fix`: each mend is shown, agreed to and made, one after the other, until there is none left."""
+"""`--fix`: each mend is shown, agreed to and made, until there is none left."""
 
 from __future__ import annotations
 
@@ -18,30 +18,38 @@ Say = Callable[[str], None]
 def mend_all(
     examine: Examine, agree: Agree, say: Say, explicit: str | None
 ) -> tuple[Sequence[Finding], list[str]]:
-    """Mend what can be mended, and examine again after each change, since one may bring up the next.
+    """Mend what can be mended, and examine again, since one change may bring up the next.
 
     Nothing is tried twice. Returns the last findings, and what was done. `explicit`: the configuration
     directory, where one was named.
     """
     tried: set[str] = set()
-    done = []
+    done: list[str] = []
     findings = examine()
-    while (mend := _first(findings, tried)) is not None:
-        tried.add(str(mend))
-        say(f"{mend}")
-        if isinstance(mend, Edit):
-            say(mend.diff())
-        if mend.needs_root:
-            say(f"This needs root: {mend if isinstance(mend, Command) else _as_root(explicit)}\n")
-        elif agree() and _make(mend, say):
-            done.append(str(mend))
+    while mends := _untried(findings, tried):
+        before = len(done)
+        for mend in mends:
+            tried.add(str(mend))
+            say(str(mend))
+            if isinstance(mend, Edit):
+                say(mend.diff())
+            if mend.needs_root:
+                say(f"This needs root: {mend if isinstance(mend, Command) else _as_root(explicit)}\n")
+            elif agree() and _make(mend, say):
+                done.append(str(mend))
+        if len(done) > before:
             findings = examine()
     return findings, done
 
 
-def _first(findings: Iterable[Finding], tried: set[str]) -> Edit | Command | None:
-    mends = (finding.mend for finding in findings)
-    return next((mend for mend in mends if isinstance(mend, Edit | Command) and str(mend) not in tried), None)
+def _untried(findings: Iterable[Finding], tried: set[str]) -> list[Edit | Command]:
+    """Of several changes to a file the first one: the others were made for the file as it is now."""
+    found: dict[object, Edit | Command] = {}
+    for finding in findings:
+        mend = finding.mend
+        if isinstance(mend, Edit | Command) and str(mend) not in tried:
+            found.setdefault(mend.path if isinstance(mend, Edit) else mend, mend)
+    return list(found.values())
 
 
 def _as_root(explicit: str | None) -> str:

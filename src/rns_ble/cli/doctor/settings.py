@@ -24,8 +24,9 @@ REORDERS_UNTIL: Final = (5, 69)
 """In BlueZ before this more channels were seen to reorder values and to lose some (5.66, docs/bluez.md); in
 one after it (5.82) they end bluetoothd."""
 
-STARTED_WITHIN: Final = 1.0
-"""Seconds by which a start and a change of a file must lie apart to be told in order."""
+STARTED_WITHIN: Final = 0.1
+"""Seconds by which a start and the change of a file must lie apart to be told in order: the kernel counts
+starts in hundredths."""
 
 
 def check_settings(case: Case) -> Iterator[Finding]:
