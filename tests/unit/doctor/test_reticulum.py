@@ -15,6 +15,7 @@ from rns_ble.cli.doctor.case import Case
 from rns_ble.cli.doctor.finding import Edit, State
 from rns_ble.cli.doctor.reticulum import (
     check_configuration,
+    check_in_force,
     check_sections,
     check_shared_instance,
     check_shim,
@@ -229,6 +230,16 @@ def test_the_program_that_came_first_brings_the_interfaces_up(home: Path, instan
             assert f"nomadnet (process {first}" in finding.found
             assert f"rnsd (process {second}" in finding.found
             assert finding.mend == "let rnsd start first: end both, start rnsd, then nomadnet"
+
+
+def test_a_change_after_the_start_is_not_in_force_yet(home: Path, instance: str) -> None:
+    directory = without_interfaces(home, instance)
+    assert [finding.state for finding in check_in_force(Case(str(directory)))] == [State.SKIPPED]
+    with program(home, "rnsd", "--config", directory):
+        assert [finding.state for finding in check_in_force(Case(str(directory)))] == [State.OK]
+        (directory / "config").touch()
+        [finding] = check_in_force(Case(str(directory)))
+        assert (finding.state, finding.mend) == (State.WARNING, "restart rnsd")
 
 
 @pytest.mark.parametrize("more", ["", "shared_instance_type = tcp\nshared_instance_port = 45427\n"])

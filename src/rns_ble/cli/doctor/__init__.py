@@ -101,6 +101,7 @@ def _checks(case: Case) -> Iterator[tuple[str, Check]]:
     yield "the shim", reticulum.check_shim
     yield "the section", reticulum.check_sections
     yield "the shared instance", reticulum.check_shared_instance
+    yield "the configuration", reticulum.check_in_force
     if case.interfaces_with("bleak"):
         yield "D-Bus", bluez.check_bus
         yield "BlueZ", bluez.check_daemon

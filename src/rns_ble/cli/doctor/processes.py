@@ -19,6 +19,10 @@ PROC: Final = Path("/proc")
 CONNECT_TIMEOUT: Final = 3.0
 """Seconds for a program on this machine to take a connection; it takes milliseconds."""
 
+STARTED_WITHIN: Final = 0.1
+"""Seconds by which a start and the change of a file must lie apart to be told in order: the kernel counts
+starts in hundredths."""
+
 _LISTENING: Final = "0A"
 """TCP's state as /proc/net/tcp has it (Linux, include/net/tcp_states.h)."""
 

@@ -173,6 +173,21 @@ def check_shared_instance(case: Case) -> Iterator[Finding]:
         yield ok("shared instance", f"{owner} brings the interfaces up: it is its Python that counts")
 
 
+def check_in_force(case: Case) -> Iterator[Finding]:
+    """Does that program know what the configuration says now?"""
+    started = None if case.owner is None else processes.started(case.owner.pid)
+    if case.owner is None or started is None or isinstance(case.data, OSError):
+        yield skipped("in force", "no program runs that would have read the configuration")
+    elif case.config.stat().st_mtime > started + processes.STARTED_WITHIN:
+        yield warning(
+            "in force",
+            f"the configuration was changed since {case.owner.name} has read it",
+            f"restart {case.owner.name}",
+        )
+    else:
+        yield ok("in force", f"{case.owner.name} has read the configuration as it is now")
+
+
 def _start(case: Case) -> Mend:
     return f"start rnsd{f' --config {case.explicit}' if case.explicit else ''}, or the service that runs it"
 

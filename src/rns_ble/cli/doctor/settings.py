@@ -24,10 +24,6 @@ REORDERS_UNTIL: Final = (5, 69)
 """In BlueZ before this more channels were seen to reorder values and to lose some (5.66, docs/bluez.md); in
 one after it (5.82) they end bluetoothd."""
 
-STARTED_WITHIN: Final = 0.1
-"""Seconds by which a start and the change of a file must lie apart to be told in order: the kernel counts
-starts in hundredths."""
-
 
 def check_settings(case: Case) -> Iterator[Finding]:
     """All of them, where there is a BlueZ to have any."""
@@ -109,7 +105,7 @@ def check_in_force(case: Case) -> Iterator[Finding]:
     except OSError:
         yield ok("main.conf", "there is none: the defaults count")
         return
-    if started is not None and changed > started + STARTED_WITHIN:
+    if started is not None and changed > started + processes.STARTED_WITHIN:
         yield warning("main.conf", "it was changed since bluetoothd has read it", RESTART)
     else:
         yield ok("main.conf", "bluetoothd has read it as it is now")
