@@ -4,6 +4,7 @@ configuration directory as a user has them. What they do is what the demo's node
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,19 @@ import trio
 
 from rns_ble.cli.demo.network import Network, Node
 from tests.bluez import laboratory
-from tests.system.networks import announce, deliver, linked, network, rnstatus, shared, transfer
+from tests.system.networks import (
+    RNS_BLE,
+    announce,
+    deliver,
+    linked,
+    network,
+    rns_ble_ended,
+    rnstatus,
+    shared,
+    status,
+    transfer,
+)
+from tests.system.terminal import terminal
 
 MEGABYTE = 1024 * 1024
 KEYS = {"driver": "bleak", "passphrase": "correct horse"}
@@ -71,10 +84,34 @@ async def _shown_peers(node: Node) -> dict[str, list[str]]:
     return {identity: sorted(names) for identity, names in peers.items()}
 
 
+async def shown_on_a_terminal(one: Node, two: Node) -> None:
+    """`monitor`, until it has shown the peer and how fast it is."""
+    command = [*RNS_BLE, "monitor", "--config", str(one.directory)]
+    async with terminal(*command, columns=80, lines=24) as seen:
+        await seen.shows(two.identity[:8])
+        await seen.until(lambda: any(line.count(" B ") >= 2 for line in seen.display))
+        await seen.type(b"q")
+        assert await seen.ends() == 0
+
+
+async def off_and_on(one: Node, adapter: str) -> str:
+    """Switch the adapter off and on again, as `rns-ble status` sees it; why it was offline."""
+    await laboratory.set_powered(adapter, False)
+    while (told := (await status(one))[1]["interfaces"][0])["online"]:
+        await trio.sleep(0.1)
+    assert told["mesh"] is None
+    await laboratory.set_powered(adapter, True)
+    code, again = await status(one, "--wait", "120")
+    assert code == 0
+    assert again["interfaces"][0]["pid"] == told["pid"]
+    return str(told["offline_reason"])
+
+
 async def test_two_nodes(tmp_path: Path, take_adapters: Callable[[int], list[str]], show: Show) -> None:
-    """Announces, messages with proof and a megabyte, each both ways."""
+    """Announces, messages with proof and a megabyte, each both ways; and what `rns-ble` shows of it."""
+    first, second = take_adapters(2)
     async with network(tmp_path, KEYS) as net:
-        one, two = await start(net, *([{"adapter": adapter}] for adapter in take_adapters(2)))
+        one, two = await start(net, [{"adapter": first}], [{"adapter": second}])
         show("two nodes are up")
         await linked(net, one, two)
         [link] = one.peers[two.identity]
@@ -92,6 +129,23 @@ async def test_two_nodes(tmp_path: Path, take_adapters: Callable[[int], list[str
         for one_, other in permutations((one, two)):
             await rnstatus_shows(one_, {other.identity: ["BLE Interface"]})
         show("rnstatus shows each the other")
+        for one_, other in permutations((one, two)):
+            code, told = await status(one_)
+            assert code == 0
+            [interface] = told["interfaces"]
+            [peer] = interface["mesh"]["peers"]
+            assert (interface["driver"], peer["identity"]) == ("bleak", other.identity)
+            assert peer["rx_bytes"] > MEGABYTE
+            assert peer["links"][0]["data_path"] == one_.peers[other.identity][0]["data_path"]
+            code, out, _ = await rns_ble_ended("scan", "--json", "--config", str(one_.directory))
+            assert code == 0, out
+            verdicts = {node["identity"]: node["verdict"] for node in json.loads(out)["nodes"]}
+            assert verdicts.get(other.identity, "linked") == "linked"
+            await shown_on_a_terminal(one_, other)
+        show("status, scan and monitor show each the other")
+        reason = await off_and_on(one, first)
+        assert "has been powered off" in reason or "can't be powered on" in reason
+        show(f"status, while the adapter was off: {reason}")
 
 
 async def test_three_nodes_are_a_full_mesh(

@@ -22,6 +22,8 @@ DEADLINE = 300.0
 
 RESOURCE_FAILURES = ("resource_failed", "resource_link_closed")
 
+RNS_BLE = [sys.executable, "-X", "dev", "-W", "error", "-m", "rns_ble.cli"]
+
 REPEAT = 6.0
 """Seconds before something that the network may have lost is sent again."""
 
@@ -123,6 +125,28 @@ async def rnstatus(node: Node) -> list[dict[str, Any]]:
     printed = [line for line in outcome.stdout.splitlines() if line.startswith(b"{")]
     assert len(printed) == 1, outcome.stdout
     return list(json.loads(printed[0])["interfaces"])
+
+
+async def rns_ble_ended(*arguments: str) -> tuple[int, str, str]:
+    """Run `rns-ble …` to its end: exit code, stdout, stderr."""
+    with trio.fail_after(DEADLINE):
+        outcome = await trio.run_process(
+            [*RNS_BLE, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+        )
+    errors = outcome.stderr.decode()
+    assert "Traceback" not in errors, errors
+    return outcome.returncode, outcome.stdout.decode(), errors
+
+
+async def status(node: Node, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """`rns-ble status --json`: its exit code, and what it prints."""
+    code, out, errors = await rns_ble_ended("status", "--json", "--config", str(node.directory), *arguments)
+    assert "--wait" in arguments or errors == ""
+    return code, json.loads(out)
 
 
 def processes_with(argument: str) -> list[int]:

@@ -7,8 +7,6 @@ import os
 import re
 import signal
 import stat
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +14,22 @@ import trio
 
 import rns_ble
 from rns_ble.cli.demo.network import Node
-from tests.system.networks import DEADLINE, linked, network, processes_with, start
+from rns_ble.cli.running import Running, ask_all
+from tests.system.neighbour import until
+from tests.system.networks import (
+    DEADLINE,
+    RNS_BLE,
+    linked,
+    network,
+    processes_with,
+    rns_ble_ended,
+    start,
+    status,
+)
+from tests.system.reticulum import Reticulum
 from tests.system.terminal import terminal
 
-RNS_BLE = [sys.executable, "-X", "dev", "-W", "error", "-m", "rns_ble.cli"]
 SOCKET = Path("storage", "rns_ble", "BLE Interface.sock")
-
-
-async def rns_ble_(*arguments: str) -> tuple[int, str, str]:
-    """Run `rns-ble …` to its end: exit code, stdout, stderr."""
-    with trio.fail_after(DEADLINE):
-        outcome = await trio.run_process(
-            [*RNS_BLE, *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-        )
-    errors = outcome.stderr.decode()
-    assert "Traceback" not in errors, errors
-    return outcome.returncode, outcome.stdout.decode(), errors
-
-
-async def status(node: Node, *arguments: str) -> tuple[int, dict[str, Any]]:
-    """`rns-ble status --json`: its exit code, and what it prints."""
-    code, out, errors = await rns_ble_("status", "--json", "--config", str(node.directory), *arguments)
-    assert errors == ""
-    return code, json.loads(out)
 
 
 def state_of(pid: int) -> str:
@@ -117,7 +104,7 @@ async def status_of_a_process_that_stands_still(one: Node, pid: int) -> None:
 
 
 async def status_for_people(one: Node, two: Node) -> None:
-    code, out, errors = await rns_ble_("status", "--config", str(one.directory))
+    code, out, errors = await rns_ble_ended("status", "--config", str(one.directory))
     assert (code, errors) == (0, "")
     assert out.startswith("BLE Interface: online\n  driver bumble on tcp-client:")
     [row] = [line for line in out.splitlines() if two.identity in line]
@@ -127,16 +114,16 @@ async def status_for_people(one: Node, two: Node) -> None:
 async def scan_for_both(one: Node, two: Node, transport: str) -> None:
     """With a running interface, and without."""
     config = ("--config", str(one.directory))
-    code, out, errors = await rns_ble_("scan", *config)
+    code, out, errors = await rns_ble_ended("scan", *config)
     assert (code, errors) == (0, "")
     [row] = out.splitlines()[1:]
     assert re.fullmatch(rf"[0-9A-F:]{{17}} +-50 .* {two.identity[:16]} +- +linked", row), row
-    code, out, errors = await rns_ble_("scan", *config, "--json")
+    code, out, errors = await rns_ble_ended("scan", *config, "--json")
     [seen] = json.loads(out)["nodes"]
     assert (seen["verdict"], seen["interface"]) == ("linked", "BLE Interface")
 
     keys = ("--driver", "bumble", "--transport", transport)
-    code, out, errors = await rns_ble_("scan", *keys, "--seconds", "2", "--json")
+    code, out, errors = await rns_ble_ended("scan", *keys, "--seconds", "2", "--json")
     assert code == 0
     assert "opening the adapter (driver bumble)" in errors
     nodes = json.loads(out)["nodes"]
@@ -146,7 +133,7 @@ async def scan_for_both(one: Node, two: Node, transport: str) -> None:
 
 
 async def monitor_for_programs(one: Node, two: Node) -> None:
-    code, out, errors = await rns_ble_(
+    code, out, errors = await rns_ble_ended(
         "monitor", "--config", str(one.directory), "--json", "--interval", "0.2", "--seconds", "0.5"
     )
     assert (code, errors) == (0, "")
@@ -238,3 +225,61 @@ async def scan_on_a_terminal(one: Node, two: Node) -> None:
         assert await seen.ends() == 0
         await seen.shows(f"{two.identity[:16]}  -     linked")
         assert seen.raw.rstrip().endswith(b"linked"), "the last table stays"
+
+
+def asked(reticulum: Reticulum) -> Running:
+    return ask_all(reticulum.directory)
+
+
+def test_an_interface_whose_adapter_is_missing_says_so_and_another_one_is_online(
+    reticulum: Reticulum,
+) -> None:
+    reticulum.configure(
+        {
+            "works": {},
+            "a/ö": {"type": "BLEInterface", "driver": "bumble", "transport": "tcp-client:127.0.0.1:1"},
+        }
+    )
+    rnsd = reticulum.rnsd()
+    rnsd.wait_for("offline: ")
+    rnsd.wait_for("online")
+    until(lambda: sum(one["online"] for one in asked(reticulum).interfaces) == 1)
+    until(lambda: "opened" in str([one["offline_reason"] for one in asked(reticulum).interfaces]))
+    offline, online = asked(reticulum).interfaces
+    assert (offline["name"], offline["online"], offline["mesh"]) == ("a/ö", False, None)
+    assert offline["offline_reason"] in next(line for line in rnsd.lines if "offline: " in line)
+    assert (online["name"], online["driver"], online["adapter"]) == ("works", "NeighbourDriver", None)
+    assert online["address"] == "02:00:00:00:00:01"
+    assert rnsd.terminate() == 0
+    assert list((reticulum.directory / "storage" / "rns_ble").iterdir()) == []
+
+
+def test_without_a_place_for_its_socket_the_interface_works(reticulum: Reticulum) -> None:
+    storage = reticulum.directory / "storage"
+    storage.mkdir()
+    (storage / "rns_ble").write_text("a file")
+    reticulum.configure({"works": {}})
+    rnsd = reticulum.rnsd()
+    rnsd.wait_for("joined")
+    [line] = [line for line in rnsd.lines if "no socket in" in line]
+    assert line.endswith(f"works all the same: no socket in {storage / 'rns_ble'}: File exists"), line
+    assert asked(reticulum) == Running()
+
+
+def test_of_two_processes_with_one_directory_the_first_is_shown(reticulum: Reticulum) -> None:
+    reticulum.configure({"works": {}})
+    first = reticulum.rnsd()
+    first.wait_for("joined")
+    second = reticulum.rnsd()
+    second.wait_for("another process serves works.sock already")
+    second.wait_for("joined")
+    assert second.terminate() == 0
+    [interface] = asked(reticulum).interfaces
+    assert interface["pid"] == first.process.pid
+    first.process.kill()
+    first.wait()
+    assert asked(reticulum) == Running()
+    third = reticulum.rnsd()
+    third.wait_for("joined")
+    [interface] = asked(reticulum).interfaces
+    assert interface["pid"] == third.process.pid
