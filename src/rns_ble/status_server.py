@@ -63,7 +63,10 @@ async def serve_status(directory: Path, name: str, status: Callable[[], Interfac
         server = _Server(status)
         # A duplicate, for Trio closes it first, and the file is never one that nobody listens at.
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening.dup()))
-        await trio.serve_listeners(server.attend, [listener])
+        try:
+            await trio.serve_listeners(server.attend, [listener])
+        except* Exception:
+            log.exception("`rns-ble status` shows this interface no more, which works all the same")
 
 
 def _tell(directory: Path, error: OSError) -> None:

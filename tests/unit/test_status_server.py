@@ -377,6 +377,16 @@ async def test_a_bug_in_the_snapshot_ends_that_connection_only(directory, caplog
     ]
 
 
+async def test_a_socket_that_fails_does_not_take_the_interface_along(directory, monkeypatch, caplog):
+    async def fail(_listener: trio.SocketListener) -> trio.SocketStream:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(trio.SocketListener, "accept", fail)
+    await serve_status(directory, NAME, snapshot)
+    assert "shows this interface no more" in caplog.text
+    assert list(directory.iterdir()) == []
+
+
 def test_cancelled_at_any_checkpoint_it_leaves_no_file_and_no_descriptor(tmp_path: Path):
     numbers = iter(range(10_000))
 
