@@ -143,11 +143,24 @@ def test_who_does_not_answer_is_not_waited_for_for_ever(tmp_path: Path) -> None:
 
 
 def test_what_belongs_to_another_user_is_said_with_the_command_that_works(tmp_path: Path) -> None:
-    assert as_user(0, "rns-ble status") == "sudo rns-ble status"
+    assert as_user(0, "status") == "sudo rns-ble status"
     command = "rns-ble status" if os.getuid() == 0 else f"-u {ME} rns-ble status"
     assert not_yours(tmp_path / "not" / "there", tmp_path) == (
         f"{tmp_path} is used by {ME}'s rnsd: sudo {command} --config {tmp_path}"
     )
+
+
+@pytest.mark.parametrize(
+    ("started", "typed"),
+    [
+        ("/usr/local/bin/rns-ble", "rns-ble"),
+        ("/home/me/.local/bin/rns-ble", "/home/me/.local/bin/rns-ble"),
+        ("/venv/rns_ble/cli/__main__.py", "rns-ble"),
+    ],
+)
+def test_sudo_is_told_where_the_program_is(monkeypatch, started: str, typed: str) -> None:
+    monkeypatch.setattr("sys.argv", [started, "status"])
+    assert as_user(0, "status") == f"sudo {typed} status"
 
 
 @pytest.mark.parametrize("where", ["the directory", "the socket"])

@@ -47,7 +47,7 @@ def _beside(holder: tuple[int, int], name: str, directory: Path, *, enabled: boo
     if uid != os.getuid():
         return (
             f"Reticulum's shared instance {name!r} is {user_name(uid)}'s (process {pid}, {command}): "
-            f"{as_user(uid, 'rns-ble status')}"
+            f"{as_user(uid, 'status')}"
         )
     if not enabled:
         return (

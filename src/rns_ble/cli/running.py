@@ -12,6 +12,7 @@ import pwd
 import shlex
 import socket
 import struct
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,9 @@ TIMEOUT: Final = 2.0
 
 CHUNK: Final = 65536
 """Bytes."""
+
+SUDO_PATH: Final = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+"""Where sudo looks for a command (`secure_path` in Debian's sudoers), and so not in virtual environments."""
 
 _CREDENTIALS: Final = struct.Struct("iII")
 """`struct ucred` of unix(7): pid, uid, gid."""
@@ -119,16 +123,19 @@ def user_name(uid: int) -> str:
         return f"#{uid}"
 
 
-def as_user(uid: int, command: str) -> str:
-    """The command that does this as that user."""
+def as_user(uid: int, *arguments: str) -> str:
+    """`rns-ble` with these arguments, as that user types it."""
+    program = Path(sys.argv[0]).absolute()
+    found = program.name == "rns-ble" and str(program.parent) not in SUDO_PATH
+    command = shlex.join([str(program) if found else "rns-ble", *arguments])
     return f"sudo {command}" if uid == 0 else f"sudo -u {shlex.quote(user_name(uid))} {command}"
 
 
 def not_yours(path: Path, directory: Path) -> str:
     """What to say of a path that may not be opened."""
     owner = owner_of(path)
-    command = f"rns-ble status --config {shlex.quote(str(directory))}"
-    return f"{directory} is used by {user_name(owner)}'s rnsd: {as_user(owner, command)}"
+    command = as_user(owner, "status", "--config", str(directory))
+    return f"{directory} is used by {user_name(owner)}'s rnsd: {command}"
 
 
 def owner_of(path: Path) -> int:
