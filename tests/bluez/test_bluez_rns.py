@@ -84,10 +84,20 @@ async def _shown_peers(node: Node) -> dict[str, list[str]]:
     return {identity: sorted(names) for identity, names in peers.items()}
 
 
-async def shown_on_a_terminal(one: Node, two: Node) -> None:
-    """`monitor`, until it has shown the peer and how fast it is."""
-    command = [*RNS_BLE, "monitor", "--config", str(one.directory)]
-    async with terminal(*command, columns=80, lines=24) as seen:
+async def shown_by_rns_ble(one: Node, two: Node) -> None:
+    """`status`, `scan`, and `monitor` until it has shown the peer and how fast it is."""
+    code, told = await status(one)
+    assert code == 0
+    [interface] = told["interfaces"]
+    [peer] = interface["mesh"]["peers"]
+    assert (interface["driver"], peer["identity"]) == ("bleak", two.identity)
+    assert peer["rx_bytes"] > 0
+    assert peer["links"][0]["data_path"] == one.peers[two.identity][0]["data_path"]
+    config = ("--config", str(one.directory))
+    _, out, _ = await rns_ble_ended("scan", "--json", *config)
+    verdicts = {node["identity"]: node["verdict"] for node in json.loads(out)["nodes"]}
+    assert verdicts.get(two.identity, "linked") == "linked"
+    async with terminal(*RNS_BLE, "monitor", *config, columns=80, lines=24) as seen:
         await seen.shows(two.identity[:8])
         await seen.until(lambda: any(line.count(" B ") >= 2 for line in seen.display))
         await seen.type(b"q")
@@ -122,6 +132,8 @@ async def test_two_nodes(tmp_path: Path, take_adapters: Callable[[int], list[str
         await deliver(net, one, two, "short")
         await deliver(net, two, one, "and back")
         show("LXMF delivered and proved both ways")
+        await shown_by_rns_ble(one, two)
+        show("status, scan and monitor show the other")
         for sender, receiver in permutations((one, two)):
             seconds = await transfer(net, sender, receiver, MEGABYTE)
             role = sender.peers[receiver.identity][0]["role"]
@@ -129,20 +141,6 @@ async def test_two_nodes(tmp_path: Path, take_adapters: Callable[[int], list[str
         for one_, other in permutations((one, two)):
             await rnstatus_shows(one_, {other.identity: ["BLE Interface"]})
         show("rnstatus shows each the other")
-        for one_, other in permutations((one, two)):
-            code, told = await status(one_)
-            assert code == 0
-            [interface] = told["interfaces"]
-            [peer] = interface["mesh"]["peers"]
-            assert (interface["driver"], peer["identity"]) == ("bleak", other.identity)
-            assert peer["rx_bytes"] > MEGABYTE
-            assert peer["links"][0]["data_path"] == one_.peers[other.identity][0]["data_path"]
-            code, out, _ = await rns_ble_ended("scan", "--json", "--config", str(one_.directory))
-            assert code == 0, out
-            verdicts = {node["identity"]: node["verdict"] for node in json.loads(out)["nodes"]}
-            assert verdicts.get(other.identity, "linked") == "linked"
-            await shown_on_a_terminal(one_, other)
-        show("status, scan and monitor show each the other")
         reason = await off_and_on(one, first)
         assert "has been powered off" in reason or "can't be powered on" in reason
         show(f"status, while the adapter was off: {reason}")
