@@ -276,10 +276,17 @@ def test_of_two_processes_with_one_directory_the_first_is_shown(reticulum: Retic
     assert second.terminate() == 0
     [interface] = asked(reticulum).interfaces
     assert interface["pid"] == first.process.pid
-    first.process.kill()
-    first.wait()
-    assert asked(reticulum) == Running()
-    third = reticulum.rnsd()
-    third.wait_for("joined")
-    [interface] = asked(reticulum).interfaces
-    assert interface["pid"] == third.process.pid
+
+
+async def test_monitor_waits_for_an_rnsd_that_is_restarted(reticulum: Reticulum) -> None:
+    reticulum.configure({"works": {}})
+    first = reticulum.rnsd()
+    first.wait_for("joined")
+    config = ("--config", str(reticulum.directory))
+    async with terminal(*RNS_BLE, "monitor", *config, "--interval", "0.2") as seen:
+        await seen.shows(f"process {first.process.pid}, up ")
+        first.process.kill()
+        await seen.shows("no interface answers any more; waiting for one")
+        second = reticulum.rnsd()
+        await seen.shows(f"process {second.process.pid}, up ")
+        await seen.shows("works: online")

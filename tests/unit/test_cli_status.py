@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import rns_ble
-from rns_ble.cli import main, running
+from rns_ble.cli import main, running, scan
 from rns_ble.cli.running import Running, as_user, ask_all, not_yours
 from rns_ble.cli.tables import Column, duration, plain, size, table
 from rns_ble.cli.views import Rates, Style, Trends, overview, why
@@ -294,6 +294,55 @@ def test_wait_gives_up(tmp_path: Path, capsys) -> None:
     assert run(capsys, "status", "--wait", "0.1", "--config", str(tmp_path))[0] == 1
 
 
+# --- scan without an interface ---
+
+
+@pytest.mark.parametrize(
+    ("enabled", "options", "driver", "transport"),
+    [
+        ("yes", {}, "bumble", "usb:1"),
+        ("no", {}, "bleak", None),
+        ("yes", {"adapter": "hci1"}, "bleak", None),
+        ("yes", {"driver": "bumble", "transport": "usb:0"}, "bumble", "usb:0"),
+    ],
+)
+def test_scan_opens_what_the_configuration_or_an_option_names(
+    tmp_path: Path, named, enabled: str, options: dict[str, str], driver: str, transport: str | None
+) -> None:
+    named(enabled=enabled)
+    with (tmp_path / "config").open("a") as config:
+        config.write("driver = bumble\ntransport = usb:1\nmin_rssi = -70\n")
+    found = scan._config(tmp_path, options)
+    assert (found.driver, found.transport, found.adapter) == (driver, transport, options.get("adapter"))
+    assert (found.min_rssi == -70) == (enabled == "yes" and not options)
+
+
+def test_scan_without_a_configuration_takes_the_systems_adapter(tmp_path: Path) -> None:
+    assert scan._config(tmp_path, {}).driver == "bleak"
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [("max_connections = 0", "max_connections = 0; allowed: "), ("[[[", "Reticulum can't read this")],
+)
+def test_scan_with_a_section_that_can_not_be_used_is_one_line(
+    tmp_path: Path, capsys, named, section: str, said: str
+) -> None:
+    named()
+    with (tmp_path / "config").open("a") as config:
+        config.write(section + "\n")
+    code, out, errors = run(capsys, "scan", "--config", str(tmp_path))
+    assert (code > 0, out, errors.count("\n")) == (True, "", 1)
+    assert said in errors
+
+
+def test_scan_says_why_an_interface_that_runs_hears_nobody(tmp_path: Path, capsys) -> None:
+    with interface(tmp_path, "B", as_json(OFFLINE), as_json(OFFLINE)):
+        code, out, errors = run(capsys, "scan", "--config", str(tmp_path))
+    assert (code, out) == (1, "")
+    assert errors == "rns-ble scan: B is offline: the adapter is off: rfkill\n"
+
+
 # --- what is shown ---
 
 
@@ -394,8 +443,9 @@ def test_the_trend_is_that_of_sightings_and_not_of_snapshots() -> None:
     trends = Trends()
 
     def seen(now: float, rssi: int, heard: float) -> str:
-        trends.update([{"address": "A", "rssi": rssi, "seen": now - heard}], now)
-        return trends.of("A")
+        candidate = {"address": "A", "rssi": rssi, "seen": now - heard}
+        trends.update([candidate, {**candidate, "interface": "another", "rssi": -40}], now)
+        return trends.of(candidate)
 
     assert seen(0, -70, heard=0) == "="
     assert seen(1, -60, heard=1) == "+10"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ IN_FLIGHT: Final = "an attempt is in flight"
 
 SMOOTHING: Final = 0.2
 """How much of a new signal strength goes into the mean that the trend compares it with: some 5 sightings."""
+
+
+SAME_SIGHTING: Final = 0.05
+"""Seconds by which the time of one sighting differs from answer to answer, for each takes its own to come."""
 
 
 class Style(enum.Enum):
@@ -48,20 +53,19 @@ class Rates:
 
     def update(self, interfaces: Sequence[Interface]) -> None:
         """Take the next snapshot."""
-        now = {
-            self._key(interface, peer): (peer["age"], peer["rx_bytes"], peer["tx_bytes"])
-            for interface in interfaces
-            for peer in (interface["mesh"] or {}).get("peers", ())
-        }
-        for key, (age, rx, tx) in now.items():
-            before = self._last.get(key)
-            # A peer that has been away is another one under the same name, and has counted anew.
-            if before is not None and age > before[0]:
-                seconds = age - before[0]
-                self._rates[key] = (rx - before[1]) / seconds, (tx - before[2]) / seconds
-            elif before is None or age < before[0]:
-                self._rates.pop(key, None)
-        self._last = now
+        last, self._last = self._last, {}
+        rates, self._rates = self._rates, {}
+        for interface in interfaces:
+            for peer in (interface["mesh"] or {}).get("peers", ()):
+                key = self._key(interface, peer)
+                age, rx, tx = self._last[key] = peer["age"], peer["rx_bytes"], peer["tx_bytes"]
+                age_before, rx_before, tx_before = last.get(key, (math.inf, 0, 0))
+                if age > age_before:
+                    seconds = age - age_before
+                    self._rates[key] = (rx - rx_before) / seconds, (tx - tx_before) / seconds
+                elif age == age_before and key in rates:  # the same snapshot once more
+                    self._rates[key] = rates[key]
+                # Younger than before: it has been away, and has counted anew.
 
     def of(self, interface: Interface, peer: dict[str, Any]) -> tuple[float | None, float | None]:
         """Received and sent, or None where there was one snapshot only."""
@@ -76,34 +80,34 @@ class Trends:
     """How each signal strength compares with what it was before."""
 
     def __init__(self) -> None:
-        self._means: dict[str, float] = {}
-        self._seen: dict[str, tuple[float, float]] = {}
-        self._trends: dict[str, int] = {}
+        self._known: dict[object, tuple[float, float, int]] = {}  # when heard, mean, trend
 
     def update(self, candidates: Sequence[dict[str, Any]], now: float) -> None:
         """Take the next snapshot, at that time (seconds, any clock)."""
+        known, self._known = self._known, {}
         for candidate in candidates:
-            address, rssi = candidate["address"], candidate["rssi"]
-            heard = now - candidate["seen"]
-            if rssi is None or (address in self._seen and heard < self._seen[address][0] + 0.05):
-                continue  # nothing new: not heard since
-            mean = self._means.get(address, rssi)
-            self._trends[address] = round(rssi - mean)
-            self._means[address] = mean + SMOOTHING * (rssi - mean)
-            self._seen[address] = heard, rssi
+            if (rssi := candidate["rssi"]) is None:
+                continue
+            key, heard = self._key(candidate), now - candidate["seen"]
+            heard_before, mean, trend = known.get(key, (-math.inf, float(rssi), 0))
+            if heard > heard_before + SAME_SIGHTING:
+                trend = round(rssi - mean)
+                mean += SMOOTHING * (rssi - mean)
+                heard_before = heard
+            self._known[key] = heard_before, mean, trend
 
-    def of(self, address: str) -> str:
+    def of(self, candidate: dict[str, Any]) -> str:
         """In dB, with its sign."""
-        trend = self._trends.get(address, 0)
+        _heard, _mean, trend = self._known.get(self._key(candidate), (0.0, 0.0, 0))
         return f"{trend:+d}" if trend else "="
+
+    @staticmethod
+    def _key(candidate: dict[str, Any]) -> object:
+        return candidate.get("interface"), candidate["address"]
 
 
 _PeerRow = tuple[dict[str, Any] | None, dict[str, Any] | None, tuple[float | None, float | None]]
 """The peer, in the row of its first link only; the link; the rates."""
-
-
-def _peer(field: str) -> Any:
-    return lambda row: NOTHING if row[0] is None and field == "identity" else _of(row[0], field)
 
 
 def _of(part: dict[str, Any] | None, field: str) -> str:
@@ -199,15 +203,15 @@ def _interface(interface: Interface, rates: Rates, width: int | None) -> Iterato
         yield from _wrapped(f"  {fact}", width)
     if mesh is None:
         return
-    peers: list[_PeerRow] = [
-        (peer if first else None, link, rates.of(interface, peer))
-        for peer in mesh["peers"]
-        for first, link in ((number == 0, link) for number, link in enumerate(peer["links"] or [None]))
-    ]
+    peers: list[_PeerRow] = []
+    for peer in mesh["peers"]:
+        first, *others = peer["links"] or [None]
+        peers.append((peer, first, rates.of(interface, peer)))
+        peers += [(None, link, (None, None)) for link in others]
     yield from _table(PEERS, peers, width, "no peers")
-    others = [(candidate, "") for candidate in mesh["candidates"] if candidate["verdict"] != LINKED]
-    if others:
-        yield from _table(NOT_LINKED, others, width, "")
+    unlinked = [(candidate, "") for candidate in mesh["candidates"] if candidate["verdict"] != LINKED]
+    if unlinked:
+        yield from _table(NOT_LINKED, unlinked, width, "")
 
 
 def _facts(interface: Interface) -> Iterator[str]:
@@ -238,7 +242,7 @@ def _facts(interface: Interface) -> Iterator[str]:
 
 def nodes(candidates: Sequence[dict[str, Any]], trends: Trends, width: int | None = None) -> list[Line]:
     """Everybody who is heard."""
-    rows = [(candidate, trends.of(candidate["address"])) for candidate in candidates]
+    rows = [(candidate, trends.of(candidate)) for candidate in candidates]
     return list(_table(NODES, rows, width, "nobody was heard yet"))
 
 
