@@ -343,6 +343,15 @@ def test_scan_says_why_an_interface_that_runs_hears_nobody(tmp_path: Path, capsy
     assert errors == "rns-ble scan: B is offline: the adapter is off: rfkill\n"
 
 
+def test_scan_with_two_interfaces_says_which_of_them_hears(tmp_path: Path, capsys) -> None:
+    one, two = as_json(ONLINE), as_json(replace(ONLINE, name="B"))
+    with interface(tmp_path, "A", one, one), interface(tmp_path, "B", two, two):
+        code, out, _ = run(capsys, "scan", "--config", str(tmp_path))
+    assert code == 0
+    assert [line.count("BLE Interface") for line in out.splitlines()] == [0, 1, 1, 0, 0]
+    assert out.splitlines()[0].split()[-3:] == ["heard", "by", "state"]
+
+
 # --- what is shown ---
 
 

@@ -168,6 +168,9 @@ NODES: Final[tuple[Column[_Candidate], ...]] = (
 )
 """As above."""
 
+HEARD_BY: Final[Column[_Candidate]] = Column("heard by", lambda row: plain(row[0]["interface"]), spare=3)
+"""Where several interfaces hear the same nodes."""
+
 NOT_LINKED: Final = tuple(
     Column("not linked", column.text) if column.heading == "address" else column
     for column in NODES
@@ -243,7 +246,9 @@ def _facts(interface: Interface) -> Iterator[str]:
 def nodes(candidates: Sequence[dict[str, Any]], trends: Trends, width: int | None = None) -> list[Line]:
     """Everybody who is heard."""
     rows = [(candidate, trends.of(candidate)) for candidate in candidates]
-    return list(_table(NODES, rows, width, "nobody was heard yet"))
+    several = len({candidate.get("interface") for candidate in candidates}) > 1
+    columns = (*NODES[:-1], HEARD_BY, NODES[-1]) if several else NODES
+    return list(_table(columns, rows, width, "nobody was heard yet"))
 
 
 def _table(
