@@ -34,11 +34,14 @@ _SECTION: Final = re.compile(
 _TRIPLE_QUOTE: Final = re.compile(r"[^#=]*=\s*('''|\"\"\")")
 
 
-def find_directory(explicit: str | None = None) -> Path:
-    """The configuration directory Reticulum would take: the first that has a config, else ~/.reticulum."""
+def find_directory(explicit: str | None = None, home: Path | None = None) -> Path:
+    """The configuration directory Reticulum would take: the first that has a config, else ~/.reticulum.
+
+    `home`: another user's, instead of ours.
+    """
     if explicit is not None:
         return Path(explicit).expanduser().absolute()
-    home = Path.home()
+    home = home or Path.home()
     for candidate in (Path("/etc/reticulum"), home / ".config" / "reticulum"):
         if os.path.isfile(candidate / "config"):  # as Reticulum: what it may not look at is not there
             return candidate

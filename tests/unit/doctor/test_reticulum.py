@@ -232,6 +232,20 @@ def test_the_program_that_came_first_brings_the_interfaces_up(home: Path, instan
             assert finding.mend == "let rnsd start first: end both, start rnsd, then nomadnet"
 
 
+def test_where_a_program_looks_for_its_configuration_by_itself(
+    home: Path, instance: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the home that it was started with, which need not be ours."""
+    theirs = without_interfaces(home / ".reticulum", instance)
+    ours = without_interfaces(home / "ours", instance)
+    with program(home, "rnsd", "", theirs):
+        monkeypatch.setenv("HOME", str(home / "another"))
+        [finding] = check_shared_instance(Case(str(ours)))
+        assert finding.state is State.FAILED
+        assert f"with {theirs}, so {ours} is not read" in finding.found
+        assert [finding.state for finding in check_shared_instance(Case(str(theirs)))] == [State.OK]
+
+
 def test_a_change_after_the_start_is_not_in_force_yet(home: Path, instance: str) -> None:
     directory = without_interfaces(home, instance)
     assert [finding.state for finding in check_in_force(Case(str(directory)))] == [State.SKIPPED]

@@ -31,9 +31,9 @@ CAP_NET_ADMIN: Final = 12
 
 
 def check_dongles(case: Case) -> Iterator[Finding]:
-    """For each interface: its driver, and what it drives."""
+    """The driver, and for each interface what it drives."""
+    yield from check_extra(case)
     for config in case.interfaces_with("bumble").values():
-        yield from check_extra(case)
         scheme, _, spec = (config.transport or "").partition(":")
         check = _TRANSPORTS.get(scheme)
         if check is None:

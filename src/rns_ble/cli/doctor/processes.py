@@ -27,7 +27,7 @@ _LISTENING: Final = "0A"
 """TCP's state as /proc/net/tcp has it (Linux, include/net/tcp_states.h)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
     """A process that runs now. What this user may not see of it is None or empty."""
 
@@ -38,6 +38,8 @@ class Process:
     """Its Python; None when it is no Python program, or one that carries its own inside."""
     directory: Path | None
     """Where it was started."""
+    home: Path
+    """Its HOME, or its user's home."""
     python_path: str | None
     """Its PYTHONPATH."""
 
@@ -76,8 +78,15 @@ def look_at(pid: int) -> Process | None:
         directory = (place / "cwd").readlink()
         program = str((place / "exe").readlink())
     command = tuple(words[:-1] if words[-1:] == [""] else words)
-    interpreter = _interpreter(command, environment, program)
-    return Process(pid, user_name(user), command, interpreter, directory, environment.get("PYTHONPATH"))
+    return Process(
+        pid=pid,
+        user=user_name(user),
+        command=command,
+        interpreter=_interpreter(command, environment, program),
+        directory=directory,
+        home=Path(environment.get("HOME") or os.path.expanduser(f"~{user_name(user)}")),
+        python_path=environment.get("PYTHONPATH"),
+    )
 
 
 def _interpreter(command: tuple[str, ...], environment: dict[str, str], program: str | None) -> str | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 from rns_ble.cli import reticulum_config
 from rns_ble.cli.doctor import processes
@@ -192,14 +192,20 @@ def _start(case: Case) -> Mend:
     return f"start rnsd{f' --config {case.explicit}' if case.explicit else ''}, or the service that runs it"
 
 
-def _directory_of(owner: processes.Process) -> Path | None:
+OPTIONS: Final = {"rnsd": "--config", "nomadnet": "--rnsconfig", "lxmd": "--rnsconfig"}
+"""With which option programs are told the configuration directory, which is else the one of their user."""
+
+
+def _directory_of(program: processes.Process) -> Path | None:
     """Its configuration directory; None when that can't be told."""
-    named = owner.option("--config" if owner.name == "rnsd" else "--rnsconfig")
-    if named is not None and owner.directory is not None:
-        return (owner.directory / Path(named).expanduser()).resolve()
-    if named is None and owner.name == "rnsd" and owner.user == getpass.getuser():
-        return reticulum_config.find_directory().resolve()
-    return None
+    if program.name not in OPTIONS:
+        return None
+    named = program.option(OPTIONS[program.name])
+    if named is None:
+        return reticulum_config.find_directory(home=program.home).resolve()
+    if program.directory is None and not Path(named).is_absolute():
+        return None
+    return Path(program.directory or "/", named).resolve()
 
 
 def _idle_rnsd(case: Case, owner: int) -> processes.Process | None:

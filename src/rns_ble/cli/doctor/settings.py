@@ -12,7 +12,6 @@ from rns_ble.cli.doctor import processes
 from rns_ble.cli.doctor.bluez import RESTART
 from rns_ble.cli.doctor.case import Case
 from rns_ble.cli.doctor.finding import Edit, Finding, Mend, failed, ok, skipped, warning
-from rns_ble.protocol.gatt import SERVICE_UUID
 
 MAIN_CONF: Final = Path("etc/bluetooth/main.conf")
 
@@ -53,7 +52,8 @@ def check_repairing(case: Case) -> Iterator[Finding]:
 
     policy = _read(case).get("General", "JustWorksRepairing", fallback="").lower()
     paired = () if isinstance(case.bluez, BLEError) else case.bluez.paired
-    nodes = [(alias, address) for alias, address, uuids in paired if SERVICE_UUID in uuids]
+    services = {config.service_uuid for config in case.interfaces_with("bleak").values()}
+    nodes = [(alias, address) for alias, address, uuids in paired if services & uuids]
     if nodes and policy in {"", "never"}:
         alias, address = nodes[0]
         yield warning(
