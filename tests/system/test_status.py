@@ -118,10 +118,6 @@ async def scan_for_both(one: Node, two: Node, transport: str) -> None:
     assert (code, errors) == (0, "")
     [row] = out.splitlines()[1:]
     assert re.fullmatch(rf"[0-9A-F:]{{17}} +-50 .* {two.identity[:16]} +- +linked", row), row
-    code, out, errors = await rns_ble_ended("scan", *config, "--json")
-    [seen] = json.loads(out)["nodes"]
-    assert (seen["verdict"], seen["interface"]) == ("linked", "BLE Interface")
-
     keys = ("--driver", "bumble", "--transport", transport)
     code, out, errors = await rns_ble_ended("scan", *keys, "--seconds", "2", "--json")
     assert code == 0
@@ -183,20 +179,11 @@ async def monitor_on_a_terminal(one: Node, two: Node) -> None:
         assert seen.attributes == before
     async with terminal(*command, environment={"NO_COLOR": "1"}) as seen:
         await seen.shows("BLE Interface: online")
-        await seen.type(b"\x03")
-        assert await seen.ends() == 0
-        assert re.search(rb"\x1b\[\d+m", seen.raw) is None
-        await seen.until(lambda: seen.raw.endswith(b"\x1b[?1049l"))
-        assert seen.attributes == before
-    async with terminal(*command) as seen:
-        await seen.shows("BLE Interface: online")
         seen.process.send_signal(signal.SIGTERM)
         assert await seen.ends() == 128 + signal.SIGTERM
-        await seen.until(
-            lambda: seen.raw.endswith(
-                b"rns-ble monitor: interrupted by SIGTERM; everything is cleaned up\r\n"
-            )
-        )
+        await seen.until(lambda: seen.raw.endswith(b"interrupted by SIGTERM; everything is cleaned up\r\n"))
+        assert b"\x1b[?1049l" in seen.raw
+        assert re.search(rb"\x1b\[\d+m", seen.raw) is None
         assert seen.attributes == before
 
 
@@ -221,7 +208,7 @@ async def scan_on_a_terminal(one: Node, two: Node) -> None:
     async with terminal(*RNS_BLE, "scan", "--config", str(one.directory)) as seen:
         await seen.shows("rns-ble scan  as BLE Interface sees them  q leaves")
         await seen.shows(f"{two.identity[:16]}  -     linked")
-        await seen.type(b"q")
+        await seen.type(b"\x03")
         assert await seen.ends() == 0
         await seen.shows(f"{two.identity[:16]}  -     linked")
         assert seen.raw.rstrip().endswith(b"linked"), "the last table stays"
