@@ -15,7 +15,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -55,7 +55,8 @@ class Sshd:
         return path
 
     @contextmanager
-    def running(self) -> Iterator[Sshd]:
+    def running(self, enter: Sequence[str] = ()) -> Iterator[Sshd]:
+        """It, from the moment when it listens. `enter`: the command that brings it to where it shall run."""
         root = _unpacked()
         program = shutil.which("sshd", path="/usr/sbin:/sbin") or f"{root}/usr/sbin/sshd"
         environment = {**os.environ, **_preloaded(self.directory)}
@@ -66,7 +67,7 @@ class Sshd:
         configuration.write_text(self._configuration(root, program, environment))
         log = self.directory / "sshd.log"
         with log.open("wb") as output:
-            command = [program, "-D", "-e", "-f", str(configuration)]
+            command = [*enter, program, "-D", "-e", "-f", str(configuration)]
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         try:
             deadline = time.monotonic() + PATIENCE
