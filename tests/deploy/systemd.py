@@ -1,7 +1,7 @@
 """The machine's own systemd, once more: as the first process of namespaces, where it rules nothing else.
 
-Root only. Its file system is this machine's, with empty folders laid over those that the unit names. It knows
-our units and, instead of the machine's, empty targets.
+Root only. Its file system is this machine's, with empty folders laid over those that the unit names. Of units
+it knows what is installed while it runs and, instead of the machine's, empty targets.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ mkdir /mnt/python /mnt/packages /mnt/work
 mount --bind "$PYTHON" /mnt/python
 mount --bind "$PACKAGES" /mnt/packages
 mount --bind "$WORK" /mnt/work
-for folder in /run /tmp /var/lib /opt; do mount -t tmpfs -o mode=755 none $folder; done
+for folder in /run /tmp /var/lib /opt /etc/systemd/system; do mount -t tmpfs -o mode=755 none $folder; done
 chmod 1777 /tmp
+# This one would reach the machine's radio.
+[ ! -e /usr/sbin/rfkill ] || mount --bind /bin/true /usr/sbin/rfkill
 mkdir -p /run/systemd/system /run/sshd "$WORK"
 mount --bind /mnt/work "$WORK"
 for file in passwd group shadow gshadow; do
@@ -55,8 +57,9 @@ done
 echo /opt/shared >"$(echo /opt/reticulum/lib/python3.*/site-packages)/shared.pth"
 printf '#!/opt/reticulum/bin/python\nfrom RNS.Utilities.rnsd import main\nmain()\n' >/opt/reticulum/bin/rnsd
 chmod 755 /opt/reticulum/bin/rnsd
-exec env -i PATH="$PATH" container=lxc SYSTEMD_UNIT_PATH="$WORK/units" SYSTEMD_GENERATOR_PATH=/run/nothing \
-    SYSTEMD_LOG_TARGET=console "$PROGRAM" --system --unit=test.target --show-status=no
+exec env -i PATH="$PATH" container=lxc SYSTEMD_LOG_TARGET=console \
+    SYSTEMD_GENERATOR_PATH=/run/nothing SYSTEMD_UNIT_PATH="/etc/systemd/system:$WORK/units" \
+    "$PROGRAM" --system --unit=test.target --show-status=no
 """
 
 
@@ -132,11 +135,12 @@ def systemd(work: Path) -> Iterator[Systemd]:
 
 
 def _units(work: Path) -> None:
-    shutil.copytree(UNITS / "system", work / "units")
+    shutil.copytree(UNITS, work / "deploy/systemd")
+    folder = work / "units/rnsd.service.d"
+    folder.mkdir(parents=True)
     for target in TARGETS:
         (work / f"units/{target}.target").write_text("[Unit]\nDefaultDependencies=no\nAllowIsolate=yes\n")
     # There is no journal in there, and no patience.
-    folder = work / "units/rnsd.service.d"
     lines = ["[Service]", "RestartSec=0.1", f"StandardOutput=append:{work}/rnsd.log", "StandardError=inherit"]
     lines += [f"Environment={key}={value}" for key, value in LIBRARIES.items()]
     (folder / "test.conf").write_text("".join(f"{line}\n" for line in lines))

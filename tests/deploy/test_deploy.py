@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -236,6 +237,43 @@ def test_a_host_whose_key_is_not_known_gets_nothing(deploy: Deploy, wheels: Whee
     assert outcome.code == 1
     assert outcome.host["reason"] == "Host key verification failed."
     assert (tmp_path / "empty").read_text() == ""
+
+
+def test_the_step_of_the_workflow_deploys_with_the_key_in_an_agent(
+    deploy: Deploy, machine: Machine, sshd: Sshd, wheels: Wheels, tmp_path: Path
+) -> None:
+    yaml = pytest.importorskip(
+        "ruamel.yaml", reason="it comes with check-jsonschema: pip install -e '.[lint]'"
+    )
+    workflow = yaml.YAML(typ="safe", pure=True).load(ROOT / ".github/workflows/deploy.yml")
+    (step,) = [step for step in workflow["jobs"]["deploy"]["steps"] if step.get("name") == "Deploy"]
+    runner = tmp_path / "runner"
+    (runner / "wheel").mkdir(parents=True)
+    wheel = shutil.copy(wheels.build(), runner / "wheel")
+    deploy.command(wheel)
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "GITHUB_WORKSPACE": str(ROOT),
+        "RUNNER_TEMP": str(runner),
+        "DEPLOY_KEY": sshd.identity.read_text(),
+        "DEPLOY_HOSTS": (tmp_path / "hosts.toml").read_text(),
+        "DEPLOY_KNOWN_HOSTS": sshd.known_hosts.read_text(),
+        "NAMES": "pi",
+        "DRY_RUN": "true",
+    }
+    assert set(step["env"]) <= set(environment)
+
+    outcome = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", step["run"]],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert outcome.returncode == 0, outcome.stderr
+    assert f"rns-ble {machine.installed} -> {load(Path(wheel)).version}" in (runner / "summary").read_text()
 
 
 @pytest.mark.parametrize(

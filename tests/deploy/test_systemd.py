@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -91,28 +92,44 @@ class Gateway:
         return dict(interface)
 
 
+SUDO = """
+set -eu
+sudo() {
+    if [ "$1" = -u ]; then setpriv --reuid="$2" --regid="$2" --init-groups "${@:3}"; else "$@"; fi
+}
+"""
+
+
+def documented(number: int) -> str:
+    """The so-maniest block of commands in the first part of docs/deployment.md."""
+    text = (ROOT / "docs/deployment.md").read_text()
+    return re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[number]
+
+
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory, wheels: Wheels, ether: str) -> Iterator[Gateway]:
-    """Set up as docs/deployment.md says, but for the pip of the environment, and on the virtual radio."""
+    """Set up as docs/deployment.md says, but for the user and the environment, and on the virtual radio."""
     if os.geteuid() != 0:
         pytest.skip("only root can start a systemd of its own")
     work = tmp_path_factory.mktemp("systemd")
     wheel = shutil.copy(wheels.build(), work)
     with systemd(work) as manager:
-        gateway = Gateway(manager)
         manager.run(
             "/opt/reticulum/bin/python", "-m", "pip", "install", "-q", "--no-index", "--no-deps", wheel
         )
-        manager.run("install", "-d", "-o", "reticulum", "-g", "reticulum", "-m", "700", "/var/lib/reticulum")
-        options = ["--config", "/var/lib/reticulum", "--driver", "bumble", "--transport", ether]
-        gateway.as_reticulum("/opt/reticulum/bin/rns-ble", "install", "--enable", *options)
-        manager.run("systemctl", "start", "rnsd.service")
-        yield gateway
+        enable = "install --enable"
+        commands = documented(1)
+        assert enable in commands
+        commands = commands.replace(enable, f"{enable} --driver bumble --transport {ether}")
+        manager.run("bash", "-c", f"{SUDO}cd {work}\n{commands}{documented(2)}")
+        yield Gateway(manager)
 
 
 def test_rnsd_is_online_in_the_sandbox_and_comes_back_when_it_dies(gateway: Gateway) -> None:
     before = gateway.interface()
     assert before["online"], before
+    assert gateway.manager.shows("UnitFileState") == "enabled"
+    assert "unblock-bluetooth.conf" in gateway.manager.shows("DropInPaths")
     pid = gateway.manager.shows("MainPID")
     status = dict(
         line.split(":\t", 1)
