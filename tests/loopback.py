@@ -45,8 +45,6 @@ class Ether:
     att_mtu: int = 517
     drivers: dict[str, LoopbackDriver] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
-    hanging: set[str] = field(default_factory=set)
-    """With whom a connect never ends."""
 
 
 @dataclass
@@ -120,6 +118,12 @@ class LoopbackDriver(BLEDriverInterface):
         """The thread on which the stack delivers."""
         while (job := jobs.get()) is not None:
             job()
+            jobs.task_done()
+
+    @property
+    def idle(self) -> bool:
+        """Whether all has been told, and no connection is under way."""
+        return not (self._jobs.unfinished_tasks or self._connecting)
 
     def _scan(self, jobs: queue.Queue) -> None:
         while self.running and jobs is self._jobs:
@@ -191,8 +195,6 @@ class LoopbackDriver(BLEDriverInterface):
             thread.join()
 
     def _connect(self, address: str) -> None:
-        if address.upper() in self.ether.hanging:
-            threading.Event().wait()
         time.sleep(0.02)
         with self.ether.lock:
             self._connecting.discard(address)

@@ -304,6 +304,17 @@ async def test_a_call_that_hangs_is_given_up_and_what_follows_does_not_overtake_
     await use(driver)
 
 
+async def test_who_is_cancelled_says_goodbye() -> None:
+    puppet = Puppet()
+    with trio.CancelScope() as scope:
+        async with ThreadedDriver(puppet) as driver:
+            await start(driver)
+            await accepted(puppet, driver)
+            scope.cancel()
+            await trio.sleep_forever()
+    assert puppet.calls[-2:] == [f"disconnect {NAME}", "stop"]
+
+
 # --- connecting ---
 
 

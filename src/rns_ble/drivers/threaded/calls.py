@@ -1,23 +1,25 @@
 """Both ways between Trio and a driver's threads; the only module below the interface that knows threads.
 
-1. A call of the driver's is a task in a nursery and a thread. Whoever waits for it may stop waiting at any
-   time; the thread goes on until the driver returns, and the nursery's end abandons it.
+1. A call of the driver's is a thread. Whoever waits for it may stop waiting at any time; the thread goes on
+   until the driver returns.
 2. Calls that hang are bounded (`CALLS_MAXIMUM`), over all the times that the driver is entered.
-3. What the driver tells from its threads is put into one queue and done on the Trio thread, in that order.
+3. Calls in turn are made one after the other, in the order in which they were begun.
+4. What the driver tells from its threads is put into one queue and done on the Trio thread, in that order.
    What it tells during a call is done before whoever waits for that call goes on. A callback never waits and
    never raises. The queue is bounded (`EVENTS_MAXIMUM`).
 """
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Final, Generic, TypeVar, TypeVarTuple
 
 import trio
+from outcome import Outcome
 
 from rns_ble import quiet
 from rns_ble.drivers.base import AdapterUnavailable
@@ -49,68 +51,93 @@ class Call(Generic[T]):
 
     def __init__(self) -> None:
         self.done = trio.Event()
-        self._value: T
-        self._error: Exception | None = AdapterUnavailable("the driver was left during the call")
+        self._outcome: Outcome[T]
+
+    def end(self, outcome: Outcome[T]) -> None:
+        """From the thread, by way of Trio's."""
+        self._outcome = outcome
+        self.done.set()
 
     def result(self) -> T:
-        """What it returned, or raises what it raised. After `done`."""
-        if self._error is not None:
-            raise self._error
-        return self._value
+        """What it returned, or raises what it raised. After `done`; once."""
+        return self._outcome.unwrap()
 
 
 class Threads:
     """What calls a driver's methods."""
 
     def __init__(self) -> None:
-        self._running: dict[object, str] = {}  # written by the threads, one entry each
-        self._turn = threading.Lock()
+        self._running: dict[object, str] = {}
+        self._last_turn = threading.Event()
+        """Set when the last call in turn is over, of those that have been begun."""
+        self._last_turn.set()
         self._here = threading.local()
-        # The threads that hang are counted above; this one may belong to a run of Trio that has ended.
-        self._limiter = trio.CapacityLimiter(math.inf)
 
-    def begin(self, nursery: trio.Nursery, function: Callable[[*Ts], T], *arguments: *Ts) -> Call[T]:
-        """Start a call."""
-        call = Call[T]()
+    def begin(self, function: Callable[[*Ts], T], *arguments: *Ts) -> Call[T]:
+        """Start a call. On the Trio thread. Raises `AdapterUnavailable` where too many hang."""
         if len(self._running) >= CALLS_MAXIMUM:
             names = ", ".join(sorted(set(self._running.copy().values())))
-            call._error = AdapterUnavailable(
+            raise AdapterUnavailable(
                 f"{CALLS_MAXIMUM} calls of the driver have not returned ({names}): restart Reticulum"
             )
-            call.done.set()
-        else:
-            nursery.start_soon(self._run, call, function, arguments)
+        call, token, key = Call[T](), trio.lowlevel.current_trio_token(), object()
+        self._running[key] = _name(function)
+
+        def deliver(outcome: Outcome[T]) -> None:
+            del self._running[key]
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(call.end, outcome)
+
+        context = copy_context()  # it says which interface a line of the log is about
+        trio.lowlevel.start_thread_soon(lambda: context.run(self._call, function, arguments), deliver)
         return call
 
-    async def _run(self, call: Call[T], function: Callable[[*Ts], T], arguments: tuple[*Ts]) -> None:
-        try:
-            call._value = await trio.to_thread.run_sync(
-                self._on_thread, function, arguments, abandon_on_cancel=True, limiter=self._limiter
-            )
-            call._error = None
-        except Exception as error:  # noqa: BLE001  (for whoever asks for the result)
-            call._error = error
-        finally:
-            call.done.set()
+    def begin_in_turn(self, function: Callable[[*Ts], T], *arguments: *Ts) -> Call[T]:
+        """As `begin`, for a call that is made when all those begun in turn before it are over."""
+        before, mine = self._last_turn, threading.Event()
 
-    def _on_thread(self, function: Callable[[*Ts], T], arguments: tuple[*Ts]) -> T:
-        key = object()
-        self._running[key] = getattr(function, "__name__", repr(function))
+        def in_turn() -> T:
+            before.wait()
+            try:
+                return function(*arguments)
+            finally:
+                mine.set()
+
+        in_turn.__name__ = _name(function)
+        call = self.begin(in_turn)
+        self._last_turn = mine
+        return call
+
+    def apart(self, function: Callable[[*Ts], object], *arguments: *Ts, within: float) -> None:
+        """Call a function in turn without Trio, and wait at most `within` seconds. What it raises is logged.
+
+        Not while the driver is entered.
+        """
+        before, self._last_turn = self._last_turn, threading.Event()
+        mine = self._last_turn
+
+        def run() -> None:
+            before.wait()
+            try:
+                self._call(function, arguments)
+            except Exception as error:  # noqa: BLE001  (a driver may raise anything)
+                log.debug("%s: %s: %s", _name(function), type(error).__name__, error)
+            finally:
+                mine.set()
+
+        threading.Thread(target=run, name="BLE driver", daemon=True).start()
+        mine.wait(within)
+
+    def _call(self, function: Callable[[*Ts], T], arguments: tuple[*Ts]) -> T:
         complaints: list[str] = []
         self._here.complaints = complaints
         try:
             value = function(*arguments)
         finally:
             self._here.complaints = None
-            del self._running[key]
         if complaints:
             raise DriverComplaint(complaints[0])
         return value
-
-    def in_turn(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
-        """Call a function when no other one is called in this way. On a thread that may wait."""
-        with self._turn:
-            return function(*arguments)
 
     def complain(self, message: str) -> bool:
         """On any thread. False: it is not one on which the driver is called."""
@@ -120,18 +147,9 @@ class Threads:
         complaints.append(message)
         return True
 
-    def apart(self, function: Callable[[*Ts], object], *arguments: *Ts, within: float) -> None:
-        """Call a function without Trio, and wait at most `within` seconds. What it raises is logged."""
 
-        def run() -> None:
-            try:
-                self._on_thread(function, arguments)
-            except Exception as error:  # noqa: BLE001  (a driver may raise anything)
-                log.debug("%s: %s: %s", getattr(function, "__name__", function), type(error).__name__, error)
-
-        thread = threading.Thread(target=run, name="BLE driver", daemon=True)
-        thread.start()
-        thread.join(within)
+def _name(function: Callable[..., object]) -> str:
+    return getattr(function, "__name__", repr(function))
 
 
 class Inlet:

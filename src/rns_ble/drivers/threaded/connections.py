@@ -121,7 +121,7 @@ class Connections:
         theirs.on_address_changed = _safe(self._on_address_changed)
 
     def _begin(self, function: Callable[[*Ts], T], *arguments: *Ts) -> Call[T]:
-        return self._threads.begin(self._nursery, function, *arguments)
+        return self._threads.begin(function, *arguments)
 
     async def _call(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
         call = self._begin(function, *arguments)
@@ -204,7 +204,7 @@ class Connections:
         if attempt.link is not None and not attempt.link.gone.is_set():
             await self.part(attempt.link)
         elif attempt.name not in self.links:
-            with trio.move_on_after(GOODBYE_TIMEOUT, shield=True):
+            with trio.move_on_after(GOODBYE_TIMEOUT, shield=True), suppress(AdapterUnavailable):
                 await self._begin(self._disconnect_theirs, attempt.name).done.wait()
 
     # --- links come ---
@@ -350,7 +350,10 @@ class Connections:
 
     async def transmit(self, link: ThreadedLink, value: bytes) -> None:
         """From a link: see `LinkOwner`."""
-        call = self._begin(self._theirs.send, link.name, value)
+        try:
+            call = self._begin(self._theirs.send, link.name, value)
+        except AdapterUnavailable as error:
+            raise LinkLost(str(error)) from error
         with link.waiting:
             try:
                 with trio.move_on_after(SEND_TIMEOUT):
@@ -404,10 +407,8 @@ class Connections:
             link.parting = True
             self._publish()
             with trio.move_on_after(within):
-                call = self._begin(self._disconnect_theirs, link.name)
-                await call.done.wait()
                 try:
-                    if call.result():
+                    if await self._call(self._disconnect_theirs, link.name):
                         await link.gone.wait()
                 except Exception as error:  # noqa: BLE001  (a driver may raise anything)
                     log.debug("%s: disconnecting: %s", link, said(error))

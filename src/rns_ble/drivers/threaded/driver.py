@@ -51,7 +51,6 @@ class ThreadedDriver(BLEDriverInterface):
         super().__init__()
         self.theirs = theirs
         self._threads = Threads()
-        self._nursery: trio.Nursery
         self._inlet: Inlet
         self._connections: Connections | None = None
         self._body = trio.CancelScope()
@@ -85,7 +84,7 @@ class ThreadedDriver(BLEDriverInterface):
     async def _run(self) -> AsyncIterator[None]:
         async with trio.open_nursery() as nursery:
             self._body, self._failure = trio.CancelScope(), None
-            self._nursery, self._inlet = nursery, Inlet(self._flooded)
+            self._inlet = Inlet(self._flooded)
             self._connections = Connections(
                 self.theirs,
                 self._threads,
@@ -117,12 +116,12 @@ class ThreadedDriver(BLEDriverInterface):
         Waits for at most `within` seconds. What fails is logged, and tried again by `start`. Not on the Trio
         thread.
         """
-        self._threads.apart(self._threads.in_turn, self._start_theirs, Uuids(*uuids), within=within)
+        self._threads.apart(self._start_theirs, Uuids(*uuids), within=within)
 
     def stop_early(self, *, within: float) -> None:
         """Stop the driver where `start_early` has started it and nobody has entered it. As `start_early`."""
         if self._up:
-            self._threads.apart(self._threads.in_turn, self._stop_theirs, within=within)
+            self._threads.apart(self._stop_theirs, within=within)
 
     def _start_theirs(self, uuids: Uuids) -> None:
         if self._up:
@@ -209,8 +208,8 @@ class ThreadedDriver(BLEDriverInterface):
             function(*arguments)
             self._address = self._ask_address()  # some drivers know it only when they have been used
 
-        call = self._threads.begin(self._nursery, self._threads.in_turn, switch)
         try:
+            call = self._threads.begin_in_turn(switch)
             with trio.fail_after(CONTROL_TIMEOUT):
                 await call.done.wait()
             call.result()
