@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -154,6 +155,31 @@ def on_path() -> tuple[str, str] | None:
     rnsd = shutil.which("rnsd")
     interpreter = interpreter_of(Path(rnsd)) if rnsd else None
     return (rnsd, interpreter) if rnsd and interpreter else None
+
+
+UNIT: Final = "rnsd.service"
+"""What people call it; Reticulum's manual does, too."""
+
+_EXEC_START: Final = re.compile(r"^ExecStart[ \t]*=[ \t]*[-@:+!]*\"?([^\s\"]+)", re.MULTILINE)
+"""The program, after the signs that say how it is started (systemd.service(5))."""
+
+
+def in_service(root: Path = Path("/")) -> tuple[str, str] | None:
+    """The rnsd that systemd would start for this user or for the machine, and its interpreter; None without
+    such a unit.
+    """
+    user = Path.home() / ".config" / "systemd" / "user"
+    machine = (root / "etc/systemd/system", root / "usr/lib/systemd/system", root / "lib/systemd/system")
+    for unit in (directory / UNIT for directory in (user, *machine)):
+        try:
+            started = _EXEC_START.search(unit.read_text())
+        except (OSError, UnicodeError):
+            continue
+        program = Path(started[1].replace("%h", str(Path.home()))) if started else Path()
+        interpreter = str(program) if "python" in program.name else interpreter_of(program)
+        if interpreter is not None:
+            return str(unit), interpreter
+    return None
 
 
 def warning(driver: str = "bleak") -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -16,6 +17,7 @@ import pytest
 from rns_ble.cli import main, reticulum_config
 from rns_ble.cli.doctor.finding import Command, Edit, Finding, State, failed, ok
 from rns_ble.cli.doctor.mending import mend_all
+from rns_ble.cli.doctor.screen import Screen
 
 BROKEN = """# mine
 [reticulum]
@@ -164,6 +166,33 @@ def test_a_terminal_that_cannot_show_the_marks_gets_others(well: Path) -> None:
     assert any(line.strip().startswith(f"-> write {well}/interfaces") for line in shown[shim:])
     assert shown[-2].endswith(" checks failed.")
     assert shown[-1].startswith(f"`rns-ble doctor --config {well} --fix` mends what it can")
+
+
+class Terminal(io.TextIOWrapper):
+    """What stands for one, for it takes colours."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_colours_are_for_terminals_and_who_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown() -> str:
+        buffer = io.BytesIO()
+        stream = Terminal(buffer, encoding="utf-8", write_through=True)
+        Screen(stream).show([ok("power", "on"), failed("rfkill", "blocked", "a switch")])
+        return buffer.getvalue().decode()
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert shown().splitlines()[0] == f"\033[32m✔\033[0m {'power':19}on"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert shown().splitlines() == [
+        f"✔ {'power':19}on",
+        f"✘ {'rfkill':19}blocked",
+        f"{'':21}→ a switch",
+        "",
+        "1 of 2 checks failed.",
+    ]
 
 
 # --- mending ---

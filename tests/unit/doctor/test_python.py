@@ -79,6 +79,22 @@ def test_without_an_rnsd_on_path_the_one_beside_us_counts(home: Path) -> None:
     assert case.installation.rns_ble == rns_ble.__version__
 
 
+@pytest.mark.parametrize("place", [".config/systemd/user", "etc/systemd/system"])
+@pytest.mark.parametrize("start", ["{bin}/rnsd --service", "-{bin}/python -m RNS.Utilities.rnsd"])
+def test_the_rnsd_of_a_service_goes_before_the_one_of_the_shell(
+    place: str, start: str, home: Path, bare: Path
+) -> None:
+    rnsd(home, sys.executable)
+    script = rnsd(bare.parents[1], bare)
+    unit = home / place / "rnsd.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text(f"[Service]\nType=simple\nExecStart={start.format(bin=bare.parent)}\n")
+    assert script.exists()
+    assert Case(str(home), root=home).program == Program(str(unit), str(bare))
+    unit.write_text("[Service]\nExecStart=/nowhere/rnsd\n")
+    assert Case(str(home), root=home).program == Program(str(home / "bin" / "rnsd"), sys.executable)
+
+
 def test_an_rnsd_whose_python_has_gone(home: Path, bare: Path) -> None:
     """As after an upgrade of the system, which takes away what virtual environments link to."""
     broken = home / "venv" / "bin" / "python3"
@@ -170,6 +186,7 @@ def test_the_extra_has_to_be_where_rnsd_runs(
 
 
 def test_with_the_extra_all_is_well(home: Path) -> None:
+    pytest.importorskip("bumble")
     [finding] = check_extra(Case(str(home)))
     assert finding.state is State.OK
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -256,9 +257,16 @@ def test_a_change_after_the_start_is_not_in_force_yet(home: Path, instance: str)
         assert (finding.state, finding.mend) == (State.WARNING, "restart rnsd")
 
 
-@pytest.mark.parametrize("more", ["", "shared_instance_type = tcp\nshared_instance_port = 45427\n"])
-def test_a_program_with_another_configuration_and_the_same_name(home: Path, instance: str, more: str) -> None:
-    theirs = without_interfaces(home / "theirs", instance, f"{more}instance_control_port = 45428\n")
+def free_ports() -> tuple[int, int]:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        return one.getsockname()[1], other.getsockname()[1]
+
+
+@pytest.mark.parametrize("by", ["unix", "tcp"])
+def test_a_program_with_another_configuration_and_the_same_name(home: Path, instance: str, by: str) -> None:
+    instance_port, control_port = free_ports()
+    more = f"shared_instance_type = {by}\nshared_instance_port = {instance_port}\n"
+    theirs = without_interfaces(home / "theirs", instance, f"{more}instance_control_port = {control_port}\n")
     ours = without_interfaces(home / "ours", instance, more)
     with program(home, "rnsd", "--config", theirs):
         [finding] = check_shared_instance(Case(str(ours)))

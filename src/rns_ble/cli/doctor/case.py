@@ -152,12 +152,14 @@ class Case:
 
     @cached_property
     def program(self) -> Program | None:
-        """The one that runs; else the rnsd that a shell would start, or the one beside this Python."""
+        """The one that runs; else the rnsd that systemd or a shell would start, or the one beside this
+        Python.
+        """
         if self.owner is not None:
             if self.owner.interpreter is None:
                 return None
             return Program(str(self.owner), self.owner.interpreter, self.owner.python_path)
-        if found := rnsd_python.on_path():
+        if found := rnsd_python.in_service(self.root) or rnsd_python.on_path():
             return Program(*found)
         beside = Path(sys.executable).with_name("rnsd")
         return Program(str(beside), sys.executable) if beside.exists() else None
