@@ -214,7 +214,15 @@ class Bus:
         explains it, but the signal before the next answer. Never raises.
         """
         with suppress(BLEError):
-            await self.call("/org/bluez", f"{DBUS}.Peer", "Ping")
+            await self.ping()
+
+    async def ping(self, *, within: float = CALL_TIMEOUT) -> str:
+        """The bluetoothd that answers, by its unique name on the bus: one that was started anew has another.
+
+        `within`: seconds. Raises as `call`.
+        """
+        reply = await self.call("/org/bluez", f"{DBUS}.Peer", "Ping", timeout=within)
+        return str(reply.sender)
 
     async def get(self, path: str, interface: str, name: str) -> Any:
         """A property's value. Raises as `call`."""

@@ -37,7 +37,7 @@ from rns_ble.drivers.bluez.adapter import (
 )
 from rns_ble.drivers.bluez.advertiser import Advertisement, Advertiser, register_agent
 from rns_ble.drivers.bluez.bleak_client import bleak_in, prepare_bleak
-from rns_ble.drivers.bluez.bus import DBUS, FROZEN, UNREACHABLE, Refused, Unanswered, open_bus
+from rns_ble.drivers.bluez.bus import FROZEN, UNREACHABLE, Refused, Unanswered, open_bus
 from rns_ble.drivers.bluez.central import Central
 from rns_ble.drivers.bluez.links import Links
 from rns_ble.drivers.bluez.peripheral import Peripheral
@@ -159,7 +159,7 @@ class BleakDriver(BLEDriverInterface):
         """Unless somebody has switched it off while we used it: whoever did that has meant it."""
         if is_powered(tree, adapter):
             self._switched_off = None
-        elif self._switched_off == (adapter, await _ask_who_is_there(bus)):
+        elif self._switched_off == (adapter, await bus.ping()):
             raise AdapterUnavailable(why_off(adapter.rpartition("/")[2]))
         await power_on(bus, tree, adapter)
 
@@ -168,7 +168,7 @@ class BleakDriver(BLEDriverInterface):
             await trio.sleep(PING_INTERVAL)
             heard = stack.bus.heard
             try:
-                await stack.bus.call("/org/bluez", f"{DBUS}.Peer", "Ping", timeout=PING_TIMEOUT)
+                await stack.bus.ping(within=PING_TIMEOUT)
             except Unanswered:
                 # Under a flood of values the answer comes behind thousands of WriteValue calls.
                 if stack.bus.heard == heard:
@@ -184,7 +184,7 @@ class BleakDriver(BLEDriverInterface):
         name = stack.adapter.rpartition("/")[2]
         daemon = None
         with suppress(BLEError):
-            daemon = await _ask_who_is_there(stack.bus)
+            daemon = await stack.bus.ping()
         if stack.tree.get(stack.adapter, ADAPTER) is not None:
             await trio.sleep(GONE_WITHIN)
         if stack.tree.get(stack.adapter, ADAPTER) is None:
@@ -370,9 +370,3 @@ class BleakDriver(BLEDriverInterface):
             except Refused as error:
                 await self._blame_adapter(stack, error)
                 raise AdapterUnavailable(f"BlueZ fails: {error}") from error
-
-
-async def _ask_who_is_there(bus: Bus) -> str:
-    """The bluetoothd that answers, by its unique name on the bus: another one begins anew."""
-    reply = await bus.call("/org/bluez", f"{DBUS}.Peer", "Ping")
-    return str(reply.sender)
