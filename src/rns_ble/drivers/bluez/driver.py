@@ -252,8 +252,10 @@ class BleakDriver(BLEDriverInterface):
             stack.scanner.on_device_changed(path, changed)
         elif interface == CHARACTERISTIC and path.startswith(f"{stack.adapter}/"):
             stack.links.wake()
-        elif interface == ADAPTER and path == stack.adapter and changed.get("Powered") is False:
-            stack.nursery.start_soon(self._find_out, stack)
+        elif interface == ADAPTER and path == stack.adapter:
+            stack.links.wake()
+            if changed.get("Powered") is False:
+                stack.nursery.start_soon(self._find_out, stack)
 
     def _on_removed(self, stack: _Stack, path: str, interface: str) -> None:
         if interface == DEVICE:

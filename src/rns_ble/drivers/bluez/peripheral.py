@@ -139,10 +139,11 @@ class Peripheral:
 
     async def _wait_until_exported(self, service_uuid: str) -> None:
         with trio.move_on_after(EXPORT_TIMEOUT):
-            exported = await self._bus.get(self._adapter, ADAPTER, "UUIDs")
-            while service_uuid not in exported:
+            if service_uuid in await self._bus.get(self._adapter, ADAPTER, "UUIDs"):
+                return
+            # From here on the tree tells: what it is told may come before we wait.
+            while service_uuid not in (self._tree.get(self._adapter, ADAPTER) or {}).get("UUIDs", []):
                 await self._links.wait()
-                exported = (self._tree.get(self._adapter, ADAPTER) or {}).get("UUIDs", [])
             return
         raise AdapterUnavailable("BlueZ has taken our service but does not export it: restart bluetoothd")
 
