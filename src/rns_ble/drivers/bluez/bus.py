@@ -346,11 +346,13 @@ class Bus:
         self._objects.clear()
         with suppress(OSError):
             self._connection.disconnect()
-        with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
-            await self._ended.wait()
-        _close(self._connection)
-        for gift in list(self._gifts):
-            self._give_away(gift)
+        try:
+            with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                await self._ended.wait()
+        finally:
+            _close(self._connection)
+            for gift in list(self._gifts):
+                self._give_away(gift)
 
 
 @asynccontextmanager
