@@ -178,6 +178,8 @@ class BluezLink(BLELink):
                         log.debug("%s: BlueZ takes no more values: %s", self, error)
                         self._outlet = None
                     outlet.close()
+                    if self.role is Role.CENTRAL:
+                        self.end("BlueZ takes no more values")  # nor will it give us another outlet
             raise LinkLost(f"the link to {self.address} has ended")
 
     # --- values in ---
