@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from tests.bluez import laboratory
+from tests.bluez.between import Between
 from tests.bluez.laboratory import Laboratory
 
 OUTAGES = pytest.StashKey[list[str]]()
@@ -69,6 +70,19 @@ def take_adapters(adapters: list[str]) -> Callable[[int], list[str]]:
         return adapters[:count]
 
     return take
+
+
+@pytest.fixture
+def names(take_adapters: Callable[[int], list[str]], adapters: list[str]) -> list[str]:
+    """Of a peripheral, and of one central or more."""
+    take_adapters(2)
+    return adapters[:4]
+
+
+@pytest.fixture
+def between(monkeypatch: pytest.MonkeyPatch) -> Between:
+    """In the middle of all connections to bluetoothd that are opened from now on."""
+    return Between(monkeypatch)
 
 
 @pytest.fixture

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 
 import pytest
 import trio
 
-from rns_ble.testing.checkpoints import Strike, throw_into
+from rns_ble.testing.checkpoints import Strike, throw_into, who_waits
 from tests.cancellation.reached import TAKES_LONG, interrupt
 from tests.cancellation.scenes import SCENES, OnRadio, Scene, is_a_nodes, surrounded
 from tests.nodes import running
@@ -20,12 +19,8 @@ def waits(task: trio.lowlevel.Task) -> bool:
     """
     if task._abort_func is None or not is_a_nodes(task):
         return False
-    codes = [frame.f_code for frame, _ in task.iter_await_frames()]
-    while codes and (
-        f"{os.sep}trio{os.sep}" in codes[-1].co_filename or codes[-1].co_name.startswith("run_aio")
-    ):
-        codes.pop()
-    return bool(codes) and "rns_ble" in codes[-1].co_filename and codes[-1].co_name != "supervise"
+    code = who_waits(task)
+    return code is not None and "rns_ble" in code.co_filename and code.co_name != "supervise"
 
 
 THROWN = "thrown in by a test"

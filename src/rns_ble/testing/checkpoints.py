@@ -26,10 +26,12 @@ the tests of this module fail.
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import CodeType
 from typing import Any, NamedTuple, NoReturn
 
 import trio
@@ -137,6 +139,16 @@ class Strike(trio.abc.Instrument):
 def way_of(task: trio.lowlevel.Task) -> Way:
     """The awaits in which a task is, innermost first."""
     return tuple(Place(frame.f_code.co_filename, line) for frame, line in task.iter_await_frames())[::-1]
+
+
+def who_waits(task: trio.lowlevel.Task) -> CodeType | None:
+    """The innermost code of a waiting task, without Trio's, and trio-asyncio's for what asyncio does."""
+    codes = [frame.f_code for frame, _line in task.iter_await_frames()]
+    while codes and (
+        f"{os.sep}trio{os.sep}" in codes[-1].co_filename or codes[-1].co_name.startswith("run_aio")
+    ):
+        codes.pop()
+    return codes[-1] if codes else None
 
 
 def scopes_around(task: trio.lowlevel.Task) -> Iterator[trio.CancelScope]:

@@ -135,7 +135,8 @@ class Central:
             for role in Role:
                 ended = self._links.get(role, path)
                 if ended is not None and not ended.live:
-                    await ended.aclose()  # its connection may be up still, and end any moment
+                    # Its connection may be up still, and end any moment.
+                    await ended.aclose()
             return await self._attempt(address, path, uuids, identity)
         finally:
             self._links.attempted.discard(path)
