@@ -150,6 +150,15 @@ def _build_laboratory(session: nox.Session, generation: str) -> None:
 
 
 @nox.session
+def newcomer(session: nox.Session) -> None:
+    """From nothing to rnsd as the documents say, on clean roots of Debian 12 and 13; as root, on Debian."""
+    session.install("-q", "-e", ".[test]")
+    session.run(
+        *("pytest", "tests/newcomer", *session.posargs), env={"RNS_BLE_GUEST": "1", "RNS_BLE_NEWCOMER": "1"}
+    )
+
+
+@nox.session
 def hardware(session: nox.Session) -> None:
     """The same tests on adapters of this machine, with its own BlueZ: `-- --adapter hci0 --peer hci1`."""
     parser = argparse.ArgumentParser("nox -s hardware --")

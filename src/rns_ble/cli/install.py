@@ -231,7 +231,8 @@ def _print(outcome: Outcome) -> None:
             print(f"kept   {outcome.config_backup}")
         print(f"wrote  {config}, now with this section:\n\n{outcome.block}")
         if not outcome.warnings:
-            print("Restart rnsd to bring the interface up.")
+            start = "Restart" if outcome.config_backup else "Start"  # a first configuration: nothing runs yet
+            print(f"{start} rnsd to bring the interface up.")
     elif outcome.found:
         print(f"found  {config}, which has {outcome.kept}: left as it is")
     elif not outcome.config_exists:
