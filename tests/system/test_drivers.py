@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -11,17 +12,11 @@ import pytest
 
 from tests.system.reticulum import ROOT, Reticulum
 
-EXAMPLE = """
-import sys
-sys.path.insert(0, {examples!r})
-from rns_ble.interface import BLEInterface
-from custom_driver import SocketDriver
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "drivers.md").read_text(), re.DOTALL)
+"""In the guide for those who write a driver."""
 
-class SocketInterface(BLEInterface):
-    driver_class = lambda config: SocketDriver({air!r}, {address!r})
-
-interface_class = SocketInterface
-"""
+[SHOWN] = [block for block in BLOCKS if "interface_class" in block]
+EXAMPLE = f"import sys\nsys.path.insert(0, {str(ROOT / 'examples')!r})\n{SHOWN}"
 
 CALLBACKS = """
 import RNS
@@ -29,8 +24,8 @@ from BLEInterface import BLEInterface
 from tests.system.callback_driver import CallbackDriver
 
 class OurDriver(CallbackDriver):
-    directory = {air!r}
-    address = {address!r}
+    directory = "/run/radio"
+    address = "ADDRESS"
 
 class PhoneInterface(BLEInterface):
     driver_class = OurDriver
@@ -38,7 +33,7 @@ class PhoneInterface(BLEInterface):
     def __init__(self, owner, config=None):
         super().__init__(owner, config)
         self.driver.configure_power(preset=config.get("power_preset", "balanced"))
-        RNS.log(f"{{self.max_peers}} peers, {{self.enable_central}}, {{self.enable_peripheral}}")
+        RNS.log(f"{self.max_peers} peers, {self.enable_central}, {self.enable_peripheral}")
 
 interface_class = PhoneInterface
 """
@@ -50,17 +45,15 @@ def air() -> Iterator[str]:
         yield directory
 
 
-@pytest.mark.parametrize("lower", ["the callback contract", "ours"])
-def test_two_drivers_of_ones_own_exchange_packets(tmp_path: Path, air: str, lower: str) -> None:
-    """The lower address dials, so that each is central once."""
+def test_two_drivers_of_ones_own_exchange_packets(tmp_path: Path, air: str) -> None:
     nodes = []
-    shims = {"the callback contract": (CALLBACKS, "aliases"), "ours": (EXAMPLE, "none")}
-    for name, (shim, aliases) in shims.items():
-        node = Reticulum(tmp_path / name.replace(" ", "-"))
-        address = f"02:00:00:00:00:{1 if name == lower else 2:02X}"
-        text = shim.format(air=air, address=address, examples=str(ROOT / "examples"))
+    for number, (shim, aliases) in enumerate([(CALLBACKS, "aliases"), (EXAMPLE, "none")], 1):
+        node = Reticulum(tmp_path / str(number))
+        address = f"02:00:00:00:00:{number:02X}"
+        text = shim.replace("/run/radio", air).replace("ADDRESS", address)
         (node.directory / "interfaces" / "Own.py").write_text(text)
-        node.configure({"Own": {"type": "Own", "power_preset": "sparing", "dial_grace": 60}})
+        section = {"type": "Own", "adapter": address, "power_preset": "sparing", "dial_grace": 60}
+        node.configure({"Own": section})
         nodes.append(node)
         node.run("-m", "tests.system.driver_node", str(node.directory), aliases)
     try:

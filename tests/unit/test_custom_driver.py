@@ -1,44 +1,37 @@
-"""The example of a driver of one's own fulfils the contract, and is as short as it says."""
+"""The example of a driver of one's own is as docs/drivers.md shows it, and passes the tests shown there."""
 
 from __future__ import annotations
 
 import ast
 import importlib.util
-import tempfile
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import re
+import sys
 from pathlib import Path
 
 import pytest
 
-from rns_ble.drivers.base import BLEDriverInterface
-from rns_ble.protocol.gatt import value_limit, write_limit
-from rns_ble.testing.driver_suite import DriverSuite
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_driver.py"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "custom_driver.py"
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "drivers.md").read_text(), re.DOTALL)
 
 pytestmark = pytest.mark.hastened
 
 specification = importlib.util.spec_from_file_location("custom_driver", EXAMPLE)
-custom_driver = importlib.util.module_from_spec(specification)
+custom_driver = sys.modules["custom_driver"] = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(custom_driver)
 
+[suite] = [block for block in BLOCKS if "DriverSuite" in block]
+exec(suite)  # it defines TestConformance
 
-class TestConformance(DriverSuite):
-    def limits(self, att_mtu: int) -> tuple[int, int]:
-        return write_limit(517), value_limit(517)
 
-    @asynccontextmanager
-    async def open_drivers(self, count: int, att_mtu: int = 517) -> AsyncIterator[list[BLEDriverInterface]]:
-        # Not pytest's tmp_path, which may be too long for the name of a socket.
-        with tempfile.TemporaryDirectory() as directory:
-            async with AsyncExitStack() as stack:
-                yield [
-                    await stack.enter_async_context(
-                        custom_driver.SocketDriver(directory, f"02:00:00:00:00:{index:02X}")
-                    )
-                    for index in range(count)
-                ]
+def test_the_guide_quotes_the_example() -> None:
+    def lines(text: str) -> str:
+        return "\n".join(line.strip() for line in text.splitlines() if line.strip())
+
+    quoted = [block for block in BLOCKS if "import " not in block]
+    assert len(quoted) == 8
+    for block in quoted:
+        assert lines(block) in lines(EXAMPLE.read_text())
 
 
 def test_it_is_a_hundred_lines_of_code() -> None:
