@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import shlex
 import shutil
@@ -16,7 +17,7 @@ import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 IMPORT_TIMEOUT: Final = 20.0
@@ -87,9 +88,10 @@ def is_this(interpreter: str) -> bool:
     return here.parent == Path(sys.executable).parent and here.resolve() == Path(sys.executable).resolve()
 
 
-def look_into(interpreter: str, python_path: str | None = None) -> Installation:
+def look_into(interpreter: str, python_path: str | None = None, user: int | None = None) -> Installation:
     """What that interpreter can import. Takes up to `IMPORT_TIMEOUT`; an interpreter that does not work has
-    an `error` and nothing else. `python_path`: its PYTHONPATH, for one that runs already.
+    an `error` and nothing else. `python_path`: its PYTHONPATH, for one that runs already. `user`: whose
+    process has named it. Root runs it as that user only, who could name anything.
     """
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     if is_this(interpreter):
@@ -101,13 +103,27 @@ def look_into(interpreter: str, python_path: str | None = None) -> Installation:
             [interpreter, "-c", _LOOK],
             env=environment,
             cwd="/",
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=IMPORT_TIMEOUT,
             check=True,
+            start_new_session=True,  # nothing of our terminal
+            **_as_user(user),
         )
         return Installation(interpreter=interpreter, **json.loads(outcome.stdout.splitlines()[-1]))
-    except (OSError, ValueError, IndexError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, TypeError, IndexError, subprocess.SubprocessError) as error:
         return Installation(interpreter=interpreter, error=f"{interpreter} does not work: {error}")
+
+
+def _as_user(user: int | None) -> dict[str, Any]:
+    """How root runs something as somebody else; nothing for everybody else."""
+    if os.geteuid() != 0 or not user:
+        return {}
+    try:
+        group = pwd.getpwuid(user).pw_gid
+    except KeyError:
+        group = user
+    return {"user": user, "group": group, "extra_groups": ()}
 
 
 def how_to_install(interpreter: str, extra: str = "", *, again: bool = False) -> str:

@@ -252,6 +252,31 @@ def test_what_needs_root_is_told_and_not_done() -> None:
         os.setresuid(0, 0, 0)
     assert file.read_text() == "as it was\n"
     shutil.rmtree(directory)
-    told = [line for line in said if line.startswith("This needs root: ")]
-    assert f"sudo {sys.executable} -m rns_ble.cli doctor --fix --config {directory}\n" in told[0]
-    assert told[1] == "This needs root: sudo systemctl restart bluetooth\n"
+    told = [line for line in said if line.startswith("This is for root to do: ")]
+    assert told[0] == f"This is for root to do: sudo rns-ble doctor --fix --config {directory}\n"
+    assert told[1] == "This is for root to do: sudo systemctl restart bluetooth\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could do it")
+def test_root_writes_nothing_where_another_user_could_put_a_link(tmp_path: Path) -> None:
+    secret, link = tmp_path / "secret", tmp_path / "theirs" / "BLEInterface.py"
+    secret.write_text("as it was\n")
+    link.parent.mkdir()
+    link.symlink_to(secret)
+    os.chown(link.parent, 65534, 65534)
+    new = link.with_name("new")
+    said: list[str] = []
+    mends = [Edit("write it", link, b"otherwise"), Edit("write another", new, b"otherwise")]
+    mend_all(lambda: [failed("x", "y", mend) for mend in mends], lambda: True, said.append, str(tmp_path))
+    assert (secret.read_text(), new.exists()) == ("as it was\n", False)
+    told = [line for line in said if line.startswith("This is for nobody to do: sudo -u nobody ")]
+    assert len(told) == 2
+
+
+def test_what_others_have_named_is_text_on_the_terminal() -> None:
+    buffer = io.BytesIO()
+    stream = Terminal(buffer, encoding="utf-8", write_through=True)
+    Screen(stream).show([failed("adapter", "\033]0;evil\a Küche", "end \033[2J")])
+    assert "\033]" not in buffer.getvalue().decode()
+    assert "\033[2J" not in buffer.getvalue().decode()
+    assert "?]0;evil? Küche" in buffer.getvalue().decode()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -183,6 +186,23 @@ def test_the_extra_has_to_be_where_rnsd_runs(
         assert main(["install", "--enable", "--config", str(directory), *arguments]) == 0
         err = capsys.readouterr().err
         assert (f"{without_bumble}, which lacks the extra bumble" in err) is warned
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could run it as somebody else")
+def test_root_runs_the_python_of_another_users_process_as_that_user() -> None:
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o755)
+    interpreter = directory / "python3"
+    interpreter.write_text('#!/bin/sh\necho "{\\"python\\": \\"$(/usr/bin/id -u)\\"}"\n')
+    interpreter.chmod(0o755)
+    assert rnsd_python.look_into(str(interpreter), user=65534).python == "65534"
+    assert rnsd_python.look_into(str(interpreter)).python == "0"
+    case = with_installation(rns="1.3.0")
+    case.program = Program("/opt/rnsd", str(interpreter), user=65534)
+    [finding] = python.check_reticulum(case)
+    assert str(finding.mend).startswith("sudo -u nobody /opt/venv/bin/python -m pip install")
+    assert isinstance(finding.mend, str), "so --fix does not run it"
+    shutil.rmtree(directory)
 
 
 def test_with_the_extra_all_is_well(home: Path) -> None:

@@ -5,6 +5,7 @@ check first wants it.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 from rns_ble.cli import reticulum_config, rnsd_python
 from rns_ble.cli.absence import DEFAULT_INSTANCE, shared_instance
 from rns_ble.cli.doctor import processes
+from rns_ble.cli.doctor.finding import Command, Mend
 from rns_ble.cli.errors import CommandError
-from rns_ble.cli.running import Running, ask_all
+from rns_ble.cli.running import Running, ask_all, user_name
 
 if TYPE_CHECKING:
     from rns_ble.cli.doctor.processes import Process
@@ -36,6 +38,8 @@ class Program:
     name: str
     interpreter: str
     python_path: str | None = None
+    user: int | None = None
+    """Whose process it is; None where it does not run."""
 
 
 class Case:
@@ -158,7 +162,7 @@ class Case:
         if self.owner is not None:
             if self.owner.interpreter is None:
                 return None
-            return Program(str(self.owner), self.owner.interpreter, self.owner.python_path)
+            return Program(str(self.owner), self.owner.interpreter, self.owner.python_path, self.owner.uid)
         if found := rnsd_python.in_service(self.root) or rnsd_python.on_path():
             return Program(*found)
         beside = Path(sys.executable).with_name("rnsd")
@@ -169,7 +173,14 @@ class Case:
         """What that program's Python has; None when this user can't find out."""
         if self.program is None or not os.access(self.program.interpreter, os.X_OK):
             return None
-        return rnsd_python.look_into(self.program.interpreter, self.program.python_path)
+        return rnsd_python.look_into(self.program.interpreter, self.program.python_path, self.program.user)
+
+    def in_its_environment(self, command: str) -> Mend:
+        """A command that changes the environment of that program: for its user, and nobody else to run."""
+        user = None if self.program is None else self.program.user
+        if user is None or user == os.geteuid():
+            return Command(tuple(shlex.split(command)))
+        return f"sudo {f'-u {shlex.quote(user_name(user))} ' if user else ''}{command}"
 
     # --- BlueZ ---
 

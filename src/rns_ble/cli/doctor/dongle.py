@@ -6,7 +6,6 @@ import getpass
 import grp
 import os
 import re
-import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +53,7 @@ def check_extra(case: Case) -> Iterator[Finding]:
         yield failed(
             "bumble",
             f"{there.interpreter} lacks it, which driver = bumble needs",
-            Command(tuple(shlex.split(install))),
+            case.in_its_environment(install),
         )
 
 

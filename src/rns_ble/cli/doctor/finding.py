@@ -47,10 +47,16 @@ class Edit:
         return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
 
     @property
-    def needs_root(self) -> bool:
-        """Whether this user may not write the file."""
+    def whose(self) -> int | None:
+        """The user who has to make it; None where that is this one.
+
+        Root does not write where another user could have put a link to anything.
+        """
         nearest = next(path for path in (self.path, *self.path.parents) if path.exists())
-        return not os.access(nearest, os.W_OK)
+        if os.geteuid() == 0:
+            owners = (path.lstat().st_uid for path in (nearest, self.path.parent) if path.exists())
+            return next(filter(None, owners), None)
+        return None if os.access(nearest, os.W_OK) else nearest.stat().st_uid
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,11 @@ class Command:
     def needs_root(self) -> bool:
         """Whether this user may not run it."""
         return self.as_root and os.geteuid() != 0
+
+    @property
+    def whose(self) -> int | None:
+        """The user who has to run it; None where that is this one."""
+        return 0 if self.needs_root else None
 
 
 Mend = Edit | Command | str

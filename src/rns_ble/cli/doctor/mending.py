@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
 from rns_ble.cli import reticulum_config
 from rns_ble.cli.doctor.finding import Command, Edit, Finding
+from rns_ble.cli.running import as_user, user_name
 
 Examine = Callable[[], Sequence[Finding]]
 Agree = Callable[[], bool]
@@ -33,8 +33,11 @@ def mend_all(
             say(str(mend))
             if isinstance(mend, Edit):
                 say(mend.diff())
-            if mend.needs_root:
-                say(f"This needs root: {mend if isinstance(mend, Command) else _as_root(explicit)}\n")
+            if (user := mend.whose) is not None:
+                directory = str(reticulum_config.find_directory(explicit))
+                again = as_user(user, "doctor", "--fix", "--config", directory)
+                command = mend if isinstance(mend, Command) else again
+                say(f"This is for {user_name(user)} to do: {command}\n")
             elif agree() and _make(mend, say):
                 done.append(str(mend))
         if len(done) > before:
@@ -50,13 +53,6 @@ def _untried(findings: Iterable[Finding], tried: set[str]) -> list[Edit | Comman
         if isinstance(mend, Edit | Command) and str(mend) not in tried:
             found.setdefault(mend.path if isinstance(mend, Edit) else mend, mend)
     return list(found.values())
-
-
-def _as_root(explicit: str | None) -> str:
-    directory = reticulum_config.find_directory(explicit)
-    return "sudo " + shlex.join(
-        [sys.executable, "-m", "rns_ble.cli", "doctor", "--fix", "--config", str(directory)]
-    )
 
 
 def _make(mend: Edit | Command, say: Say) -> bool:

@@ -32,6 +32,7 @@ class Process:
     """A process that runs now. What this user may not see of it is None or empty."""
 
     pid: int
+    uid: int
     user: str
     command: tuple[str, ...]
     interpreter: str | None
@@ -80,6 +81,7 @@ def look_at(pid: int) -> Process | None:
     command = tuple(words[:-1] if words[-1:] == [""] else words)
     return Process(
         pid=pid,
+        uid=user,
         user=user_name(user),
         command=command,
         interpreter=_interpreter(command, environment, program),

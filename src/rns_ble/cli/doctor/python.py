@@ -11,7 +11,7 @@ from typing import Final
 import rns_ble
 from rns_ble.cli import rnsd_python
 from rns_ble.cli.doctor.case import Case
-from rns_ble.cli.doctor.finding import Command, Finding, failed, ok, skipped, warning
+from rns_ble.cli.doctor.finding import Command, Finding, Mend, failed, ok, skipped, warning
 
 OLDEST_RETICULUM: Final = (1, 4, 2)
 BEYOND_RETICULUM: Final = (1, 6)
@@ -51,7 +51,7 @@ def check_python(case: Case) -> Iterator[Finding]:
             "Python",
             f"{program.name} runs with {there.interpreter} ({there.kind}), which can't import rns_ble "
             f"({there.error}); this rns-ble runs with {sys.executable}",
-            _install(there.interpreter),
+            _install(case, there.interpreter),
         )
 
 
@@ -62,17 +62,17 @@ def check_reticulum(case: Case) -> Iterator[Finding]:
         yield skipped("Reticulum", "which one it is can't be seen without its Python")
     elif there.rns is None:
         yield failed(
-            "Reticulum", f"{there.interpreter} has none: {there.error}", _pip(there.interpreter, "rns")
+            "Reticulum", f"{there.interpreter} has none: {there.error}", _pip(case, there.interpreter, "rns")
         )
     elif _numbers(there.rns) < OLDEST_RETICULUM:
         yield failed(
-            "Reticulum", f"{there.rns}, and 1.4.2 is needed", _pip(there.interpreter, "rns>=1.4.2,<1.6")
+            "Reticulum", f"{there.rns}, and 1.4.2 is needed", _pip(case, there.interpreter, "rns>=1.4.2,<1.6")
         )
     elif _numbers(there.rns) >= BEYOND_RETICULUM:
         yield warning(
             "Reticulum",
             f"{there.rns}: this rns_ble is tested up to 1.5",
-            _pip(there.interpreter, "rns>=1.4.2,<1.6"),
+            _pip(case, there.interpreter, "rns>=1.4.2,<1.6"),
         )
     else:
         yield ok("Reticulum", there.rns)
@@ -87,18 +87,18 @@ def check_version(case: Case) -> Iterator[Finding]:
         yield warning(
             "rns_ble",
             f"{there.rns_ble} there, {rns_ble.__version__} here",
-            _install(there.interpreter, again=True),
+            _install(case, there.interpreter, again=True),
         )
     else:
         yield ok("rns_ble", there.rns_ble)
 
 
-def _install(interpreter: str, *, again: bool = False) -> Command:
-    return Command(tuple(shlex.split(rnsd_python.how_to_install(interpreter, again=again))))
+def _install(case: Case, interpreter: str, *, again: bool = False) -> Mend:
+    return case.in_its_environment(rnsd_python.how_to_install(interpreter, again=again))
 
 
-def _pip(interpreter: str, requirement: str) -> Command:
-    return Command((interpreter, "-m", "pip", "install", requirement))
+def _pip(case: Case, interpreter: str, requirement: str) -> Mend:
+    return case.in_its_environment(shlex.join([interpreter, "-m", "pip", "install", requirement]))
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -54,10 +54,9 @@ class Screen:
     def _show(self, finding: Finding) -> None:
         mark, plain, colour = MARKS[finding.state]
         mark = plain if self._plain else mark
-        if self._colour:
-            mark = f"\033[{colour}m{mark}\033[0m"
         first, *rest = self._wrap(finding.found)
-        self.say(f"{mark} {finding.name:{NAME_WIDTH}}{first}")
+        self._write(f"\033[{colour}m{mark}\033[0m" if self._colour else mark)
+        self.say(f" {finding.name:{NAME_WIDTH}}{first}")
         for line in rest:
             self.say(f"{'':{NAME_WIDTH + 2}}{line}")
         if finding.mend is not None:
@@ -71,6 +70,11 @@ class Screen:
         return lines or [""]
 
     def say(self, text: str) -> None:
-        """One line. What the stream can't show is replaced."""
+        """Lines of text. Names come from other users' processes and from the radio: what would be more to a
+        terminal than text is replaced, and so is what the stream can't show.
+        """
+        self._write("".join(sign if sign.isprintable() or sign in "\n\t" else "?" for sign in text) + "\n")
+
+    def _write(self, text: str) -> None:
         encoding = self._stream.encoding or "ascii"
-        self._stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+        self._stream.write(text.encode(encoding, "replace").decode(encoding))
