@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from rns_ble.cli import main, reticulum_config
-from rns_ble.cli.doctor.finding import Command, Edit, Finding, State, failed, ok
+from rns_ble.cli.doctor.finding import Command, Edit, Finding, State, failed, ok, skipped, warning
 from rns_ble.cli.doctor.mending import mend_all
 from rns_ble.cli.doctor.screen import Screen
 
@@ -193,6 +193,25 @@ def test_colours_are_for_terminals_and_who_wants_them(monkeypatch: pytest.Monkey
         "",
         "1 of 2 checks failed.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("findings", "said"),
+    [
+        ([ok("a", "")], "All is well."),
+        ([ok("a", ""), skipped("b", "")], "All is well, as far as it was looked at."),
+        (
+            [warning("a", ""), skipped("b", "")],
+            "Nothing keeps the interface from working; see what is marked",
+        ),
+        ([failed("a", "", ""), warning("b", "")], "1 of 2 checks failed."),
+    ],
+)
+def test_the_last_line_says_no_more_than_was_found(
+    findings: list[Finding], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Screen(sys.stdout).show(findings)
+    assert capsys.readouterr().out.splitlines()[-1].startswith(said)
 
 
 # --- mending ---
