@@ -5,7 +5,8 @@ Theory of operation. Reticulum makes the `BLEInterface` while it starts, sets it
 `BLEPeerInterface` with its parent's options, in Reticulum's list of interfaces like any other: Reticulum
 itself decides which packet goes to which of them. What is always true:
 
-1. Nothing that Reticulum calls here waits for the radio, except `detach`, which is bounded.
+1. Nothing that Reticulum calls here waits for the radio, except `detach` and, with a driver of the callback
+   contract, the constructor; both are bounded.
 2. Peers come, bring packets and go on the delivery thread alone, in that order. Reticulum finds a peer that
    has gone missing from its list of interfaces and drops the paths, links and tables that lead there.
 3. A peer interface is never without its parent's access code, or the passphrase would not be enforced.
@@ -120,8 +121,7 @@ class BLEInterface(_Common):
             calls_back = isinstance(make, type) and not issubclass(make, BLEDriverInterface)
             self.config = BLEConfig.from_section(configuration, others=calls_back)
             if driver is None and make is not None and calls_back:
-                delay = configuration.get("service_discovery_delay", SERVICE_DISCOVERY_DELAY)
-                driver = ThreadedDriver.construct(make, self.config, float(str(delay)))
+                driver = ThreadedDriver.construct(make, self.config, _service_discovery_delay(configuration))
             self._driver: BLEDriverInterface = driver or (make or make_driver)(self.config)
         except BLEError as error:
             for line in str(error).splitlines():
@@ -410,6 +410,15 @@ def _transport_identity() -> bytes | None:
         return None
     identity: bytes = transport.identity.hash
     return identity
+
+
+def _service_discovery_delay(section: Mapping[str, object]) -> float:
+    """Seconds, for a driver of the callback contract. Raises `ConfigurationError`."""
+    delay = section.get("service_discovery_delay", SERVICE_DISCOVERY_DELAY)
+    try:
+        return float(str(delay))
+    except ValueError:
+        raise ConfigurationError(f"service_discovery_delay = {delay}; allowed: a number of seconds") from None
 
 
 def make_driver(config: BLEConfig) -> BLEDriverInterface:

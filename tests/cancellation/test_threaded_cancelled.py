@@ -11,7 +11,7 @@ import trio.testing
 from rns_ble.drivers.threaded import ThreadedDriver
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID
 from rns_ble.testing.checkpoints import Strike, at_every_checkpoint
-from tests.cancellation.reached import note
+from tests.cancellation.reached import TAKES_LONG, note
 from tests.loopback import Ether, Habits, LoopbackDriver
 from tests.nodes import address_of, identity_of
 
@@ -54,6 +54,8 @@ async def play(ours: ThreadedDriver, theirs: ThreadedDriver) -> None:
 
 @pytest.mark.parametrize("tells_identity", [True, False])
 def test_all_that_a_driver_can_be_asked(tells_identity: bool, every: bool) -> None:
+    if tells_identity and not every:
+        pytest.skip(TAKES_LONG)
     habits = Habits(tells_identity=tells_identity, late_mtu=tells_identity)
 
     async def scenario(strike: Strike) -> None:

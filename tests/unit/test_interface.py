@@ -210,3 +210,13 @@ def test_a_log_that_fails_does_not_fail_the_mesh(reticulum_log, monkeypatch, cap
     monkeypatch.setattr(RNS, "log", fail)
     logging.getLogger("rns_ble.mesh").error("lost")
     assert "disk full" in capsys.readouterr().err
+
+
+# --- a driver of the callback contract ---
+
+
+def test_the_delay_that_such_drivers_are_told():
+    assert interface._service_discovery_delay({}) == 1.5
+    assert interface._service_discovery_delay({"service_discovery_delay": "0.25"}) == 0.25
+    with pytest.raises(ConfigurationError, match="service_discovery_delay = soon; allowed: a number"):
+        interface._service_discovery_delay({"service_discovery_delay": "soon"})

@@ -44,8 +44,7 @@ from rns_ble.testing.driver_suite import DriverSuite
 from tests.loopback import Ether, Habits, LoopbackDriver
 
 COLUMBA = Habits(takes_identity_write=True, prefix="", late_mtu=True, silent_stop=True)
-LINUX = Habits(prefix="dev:")
-PLAIN = Habits(tells_identity=False, blocking_connect=True)
+PLAIN = Habits(tells_identity=False, blocking_connect=True, prefix="dev:")
 
 
 pytestmark = pytest.mark.hastened
@@ -74,11 +73,7 @@ class TestTellsTheIdentityAndTakesTheIdentityWrite(Suite):
     habits = COLUMBA
 
 
-class TestTellsTheIdentityAndNamesCentralsInAnotherWay(Suite):
-    habits = LINUX
-
-
-class TestTellsTheAttMtuOnly(Suite):
+class TestTellsTheAttMtuOnlyAndNamesCentralsInAnotherWay(Suite):
     habits = PLAIN
 
 

@@ -16,13 +16,15 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
-from typing import Final, Generic, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, TypeVarTuple
 
 import trio
-from outcome import Outcome
 
 from rns_ble import quiet
 from rns_ble.drivers.base import AdapterUnavailable
+
+if TYPE_CHECKING:
+    from outcome import Outcome
 
 log = quiet.logger(__name__)
 
@@ -92,6 +94,12 @@ class Threads:
         trio.lowlevel.start_thread_soon(lambda: context.run(self._call, function, arguments), deliver)
         return call
 
+    async def call(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+        """Call, and wait for as long as it takes. Cancelled: the call goes on alone."""
+        call = self.begin(function, *arguments)
+        await call.done.wait()
+        return call.result()
+
     def begin_in_turn(self, function: Callable[[*Ts], T], *arguments: *Ts) -> Call[T]:
         """As `begin`, for a call that is made when all those begun in turn before it are over."""
         before, mine = self._last_turn, threading.Event()
@@ -146,6 +154,11 @@ class Threads:
             return False
         complaints.append(message)
         return True
+
+
+def said(error: Exception) -> str:
+    """An error's own words."""
+    return str(error) or type(error).__name__
 
 
 def _name(function: Callable[..., object]) -> str:

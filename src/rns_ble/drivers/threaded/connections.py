@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, TypeVar, TypeVarTuple
+from typing import Any, Final, TypeVar, TypeVarTuple
 
 import trio
 
@@ -27,14 +27,13 @@ from rns_ble.drivers.base import (
     GOODBYE_TIMEOUT,
     AdapterUnavailable,
     AlreadyConnected,
-    BLEError,
     LinkLost,
     PeerUnreachable,
-    ProtocolViolation,
     Role,
 )
 from rns_ble.drivers.threaded import contract
-from rns_ble.drivers.threaded.calls import Call, Inlet, Threads
+from rns_ble.drivers.threaded.attempt import Attempt, Uuids, shake_hands
+from rns_ble.drivers.threaded.calls import Call, Inlet, Threads, said
 from rns_ble.drivers.threaded.link import ThreadedLink
 from rns_ble.protocol.advertisement import normalise_address
 from rns_ble.protocol.gatt import IDENTITY_LENGTH
@@ -60,35 +59,6 @@ has changed its address, a new one. It finds out itself which of them lives; onl
 ROLES: Final = MappingProxyType({role.value: role for role in Role})
 
 
-class Uuids(NamedTuple):
-    """What `start` was given."""
-
-    service: str
-    rx: str
-    tx: str
-    identity: str
-
-
-class _Attempt:
-    """A connect that is under way."""
-
-    def __init__(self, name: str, address: str) -> None:
-        self.name = name
-        self.address = address
-        self.scope = trio.CancelScope()
-        self.linked = trio.Event()
-        self.link: ThreadedLink | None = None
-        self.failure: BLEError | None = None
-
-    def fail(self, error: BLEError) -> None:
-        self.failure = self.failure or error
-        self.scope.cancel()
-
-    def is_meant_by(self, message: str) -> bool:
-        """Whether a message has its address in it."""
-        return any(name.lower() in message.lower() for name in (self.name, self.address))
-
-
 class Connections:
     """All of them, while the driver is entered once."""
 
@@ -110,7 +80,7 @@ class Connections:
         self._inlet = inlet
         self._accept = accept
         self._identity = identity
-        self._attempt: _Attempt | None = None
+        self._attempt: Attempt | None = None
         self._linked: Mapping[bytes, frozenset[str]] = {}
         theirs.on_device_connected = _safe(self._on_device_connected)
         theirs.on_device_disconnected = _safe(self._on_device_disconnected)
@@ -119,14 +89,6 @@ class Connections:
         theirs.on_error = _safe(self._on_error)
         theirs.on_duplicate_identity_detected = _safe(self._on_duplicate_identity_detected)
         theirs.on_address_changed = _safe(self._on_address_changed)
-
-    def _begin(self, function: Callable[[*Ts], T], *arguments: *Ts) -> Call[T]:
-        return self._threads.begin(function, *arguments)
-
-    async def _call(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
-        call = self._begin(function, *arguments)
-        await call.done.wait()
-        return call.result()
 
     def _tell(self, event: Callable[[*Ts], None], *arguments: *Ts) -> None:
         self._inlet.put(partial(event, *arguments))
@@ -139,7 +101,7 @@ class Connections:
             if there.handed_over and not there.parting:
                 raise AlreadyConnected(f"{wanted} is linked already")
             await there.gone.wait()
-        self._attempt = attempt = _Attempt(name, wanted)
+        self._attempt = attempt = Attempt(name, wanted)
         link = None
         try:
             with attempt.scope:
@@ -154,19 +116,23 @@ class Connections:
             if link is None or not link.handed_over:
                 await self._undo(attempt)
 
-    async def _establish(self, attempt: _Attempt, uuids: Uuids) -> ThreadedLink:
+    async def _establish(self, attempt: Attempt, uuids: Uuids) -> ThreadedLink:
         # It may return at once or when the link is there; either way the link is told of by an event.
-        self._nursery.start_soon(self._watch, attempt, self._begin(self._theirs.connect, attempt.name))
+        self._nursery.start_soon(
+            self._watch, attempt, self._threads.begin(self._theirs.connect, attempt.name)
+        )
         await attempt.linked.wait()
         link = attempt.link
         assert link is not None
         if link.identity is None:
-            await self._shake_hands(link, uuids)
+            notified = partial(self._on_notified, link)
+            await shake_hands(self._theirs, self._threads, link, uuids, notified, self._identity())
+            self._publish()
         with trio.move_on_after(MTU_GRACE):
             await link.mtu_known.wait()
         return link
 
-    async def _watch(self, attempt: _Attempt, call: Call[None]) -> None:
+    async def _watch(self, attempt: Attempt, call: Call[None]) -> None:
         await call.done.wait()
         try:
             call.result()
@@ -175,37 +141,12 @@ class Connections:
         except Exception as error:  # noqa: BLE001  (a driver may raise anything)
             attempt.fail(PeerUnreachable(f"{attempt.address}: {said(error)}"))
 
-    async def _shake_hands(self, link: ThreadedLink, uuids: Uuids) -> None:
-        theirs, own = self._theirs, self._identity()
-        assert own is not None
-        try:
-            try:
-                identity = bytes(await self._call(theirs.read_characteristic, link.name, uuids.identity))
-            except NotImplementedError:
-                identity = b""
-            if link.identity is not None:
-                return  # told meanwhile
-            if not identity:
-                await link.identified.wait()  # it can't be read, so the driver will tell it
-                return
-            if len(identity) != IDENTITY_LENGTH:
-                raise ProtocolViolation(f"{link.address} has an identity of {len(identity)} bytes")
-            link.identify(identity)
-            self._publish()
-            notified = partial(self._on_notified, link)
-            await self._call(theirs.start_notify, link.name, uuids.tx, notified)
-            await self._call(theirs.write_characteristic, link.name, uuids.rx, own)
-        except BLEError:
-            raise
-        except Exception as error:
-            raise PeerUnreachable(f"{link.address}: no handshake: {said(error)}") from error
-
-    async def _undo(self, attempt: _Attempt) -> None:
+    async def _undo(self, attempt: Attempt) -> None:
         if attempt.link is not None and not attempt.link.gone.is_set():
             await self.part(attempt.link)
         elif attempt.name not in self.links:
             with trio.move_on_after(GOODBYE_TIMEOUT, shield=True), suppress(AdapterUnavailable):
-                await self._begin(self._disconnect_theirs, attempt.name).done.wait()
+                await self._threads.begin(self._disconnect_theirs, attempt.name).done.wait()
 
     # --- links come ---
 
@@ -259,7 +200,7 @@ class Connections:
         if not (link.handed_over or link.parting):
             self._give_to_whoever_waits(link, self._attempt)
 
-    def _give_to_whoever_waits(self, link: ThreadedLink, attempt: _Attempt | None) -> None:
+    def _give_to_whoever_waits(self, link: ThreadedLink, attempt: Attempt | None) -> None:
         if link.role is Role.PERIPHERAL:
             link.handed_over = self._accept(link)
             if attempt is not None and attempt.name == link.name:
@@ -351,7 +292,7 @@ class Connections:
     async def transmit(self, link: ThreadedLink, value: bytes) -> None:
         """From a link: see `LinkOwner`."""
         try:
-            call = self._begin(self._theirs.send, link.name, value)
+            call = self._threads.begin(self._theirs.send, link.name, value)
         except AdapterUnavailable as error:
             raise LinkLost(str(error)) from error
         with link.waiting:
@@ -408,7 +349,7 @@ class Connections:
             self._publish()
             with trio.move_on_after(within):
                 try:
-                    if await self._call(self._disconnect_theirs, link.name):
+                    if await self._threads.call(self._disconnect_theirs, link.name):
                         await link.gone.wait()
                 except Exception as error:  # noqa: BLE001  (a driver may raise anything)
                     log.debug("%s: disconnecting: %s", link, said(error))
@@ -461,8 +402,3 @@ def _safe(callback: Callable[[*Ts], T]) -> Callable[[*Ts], T | None]:
             return None
 
     return safe
-
-
-def said(error: Exception) -> str:
-    """An error's own words."""
-    return str(error) or type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -22,8 +23,9 @@ from rns_ble.drivers.base import (
     DriverState,
 )
 from rns_ble.drivers.threaded import contract
-from rns_ble.drivers.threaded.calls import Inlet, Threads
-from rns_ble.drivers.threaded.connections import Connections, Uuids, said
+from rns_ble.drivers.threaded.attempt import Uuids
+from rns_ble.drivers.threaded.calls import Inlet, Threads, said
+from rns_ble.drivers.threaded.connections import Connections
 from rns_ble.protocol.advertisement import known_rssi, normalise_address, shown_name
 
 log = quiet.logger(__name__)
@@ -66,14 +68,14 @@ class ThreadedDriver(BLEDriverInterface):
         cls, driver_class: Callable[..., Any], config: BLEConfig, service_discovery_delay: float
     ) -> Self:
         """Make a driver as ble-reticulum makes it, and adapt it. Raises what its constructor raises."""
-        adapter = config.adapter or ""
+        adapter = re.fullmatch(r"hci(\d+)", config.adapter or "")
         theirs = driver_class(
             discovery_interval=config.discovery_interval,
             connection_timeout=config.connection_timeout,
             min_rssi=config.min_rssi,
             service_discovery_delay=service_discovery_delay,
             max_peers=config.max_connections,
-            adapter_index=int(adapter.removeprefix("hci")) if adapter.startswith("hci") else 0,
+            adapter_index=int(adapter[1]) if adapter else 0,
         )
         theirs.set_power_mode(config.power_mode)
         return cls(theirs)
