@@ -46,10 +46,10 @@ class Screen:
             self.say(f"{counts[State.FAILED]} of {len(findings)} checks failed.")
         elif counts[State.WARNING]:
             self.say("Nothing keeps the interface from working; see what is marked with !.")
-        elif counts[State.SKIPPED]:
-            self.say("All is well, as far as it was looked at.")
         else:
             self.say("All is well.")
+        if counts[State.SKIPPED]:
+            self.say(f"What is marked with {MARKS[State.SKIPPED][self._plain]} was not looked at.")
         if fix and any(isinstance(finding.mend, Edit | Command) for finding in findings):
             self.say(f"`{fix}` mends what it can; it shows each change first, and asks.")
 
