@@ -38,15 +38,16 @@ class Plan:
     """All packages that pip will install, this project among them, and their versions."""
     replaced: dict[str, str] = field(default_factory=dict)
     """Those of them that are there already, and their versions now."""
-    kept: list[str] = field(default_factory=list)
-    """Wheels of what is replaced; empty until `keep`."""
+    kept: str | None = None
+    """The folder with wheels of what is replaced; None until `keep`."""
 
 
 @dataclass(frozen=True)
 class _Target:
     """Where pip installs to, and the options that make it do so."""
 
-    directories: frozenset[Path]
+    scheme: str
+    """sysconfig's name for the places."""
     options: list[str]
 
     @staticmethod
@@ -62,12 +63,12 @@ class _Target:
                 scheme = sysconfig.get_preferred_scheme("user")
             if os.geteuid() == 0:
                 options.append("--root-user-action=ignore")
-        places = [Path(sysconfig.get_path(name, scheme)).resolve() for name in ("purelib", "platlib")]
-        return _Target(frozenset(places), options)
+        return _Target(scheme, options)
 
     def distributions(self) -> dict[str, metadata.Distribution]:
         """What pip could replace there, by canonical name. What lies elsewhere it leaves alone."""
-        found = metadata.distributions(path=[str(directory) for directory in self.directories])
+        places = {os.path.realpath(sysconfig.get_path(name, self.scheme)) for name in ("purelib", "platlib")}
+        found = metadata.distributions(path=sorted(places))
         return {canonical(distribution.metadata["Name"]): distribution for distribution in found}
 
 
@@ -93,20 +94,22 @@ def plan(wheel: str, extras: Sequence[str]) -> Plan:
 
 
 def keep(planned: Plan) -> Plan:
-    """Make wheels of what is going to be replaced; the same plan with their paths."""
-    present = _Target.find().distributions()
+    """Make wheels of what is going to be replaced; the same plan, with the folder that they are in."""
+    target = _Target.find()
+    present = target.distributions()
     directory = _state_directory()
     new = directory.with_suffix(".new")
     try:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
-        kept = [pack(present[name], new).name for name in planned.replaced]
+        for name in planned.replaced:
+            pack(present[name], new, target.scheme)
         (new / "freeze.txt").write_text("".join(f"{line}\n" for line in sorted(_everything())))
         shutil.rmtree(directory, ignore_errors=True)
         new.rename(directory)
     except OSError as error:
         raise Problem(f"can't keep what is installed in {directory}: {error.strerror}") from error
-    planned.kept = [str(directory / name) for name in kept]
+    planned.kept = str(directory)
     return planned
 
 
@@ -126,7 +129,9 @@ def restore(planned: Plan) -> str:
     if surplus := sorted((set(planned.after) - set(planned.replaced)) & set(target.distributions())):
         managed = [option for option in target.options if option == "--break-system-packages"]
         _pip("uninstall", "--quiet", "--yes", *managed, *surplus)
-    if planned.kept:
+    if planned.kept and planned.replaced:
+        # By name, so that nothing says afterwards that it came from here.
+        found = [f"--find-links={planned.kept}", *(f"{name}=={v}" for name, v in planned.replaced.items())]
         _pip(
             "install",
             "--quiet",
@@ -134,7 +139,7 @@ def restore(planned: Plan) -> str:
             "--no-index",
             "--no-deps",
             "--force-reinstall",
-            *planned.kept,
+            *found,
         )
     return _visible_version() or "none"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import sys
 import sysconfig
 from collections.abc import Iterator
 from importlib import metadata
@@ -24,8 +23,11 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def pack(distribution: metadata.Distribution, directory: Path) -> Path:
-    """Make that wheel. Raises `Problem` where the installation does not tell its files, and OSError."""
+def pack(distribution: metadata.Distribution, directory: Path, scheme: str) -> Path:
+    """Make that wheel of what was installed with this scheme of sysconfig's.
+
+    Raises `Problem` where the installation does not tell its files, and OSError.
+    """
     files = distribution.files
     information = next((file.parent for file in files or () if file.name == "RECORD"), None)
     if files is None or information is None:
@@ -37,7 +39,7 @@ def pack(distribution: metadata.Distribution, directory: Path) -> Path:
     path = directory / f"{stem}-py3-none-any.whl"
     record = []
     with ZipFile(path, "w", ZIP_DEFLATED) as archive:
-        for name, source in _contents(distribution, files, stem):
+        for name, source in _contents(distribution, files, stem, scheme):
             data = source.read_bytes()
             digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
             record.append(f'"{name}",sha256={digest},{len(data)}\n')
@@ -48,10 +50,10 @@ def pack(distribution: metadata.Distribution, directory: Path) -> Path:
 
 
 def _contents(
-    distribution: metadata.Distribution, files: list[metadata.PackagePath], stem: str
+    distribution: metadata.Distribution, files: list[metadata.PackagePath], stem: str, scheme: str
 ) -> Iterator[tuple[str, Path]]:
     """What goes into the wheel, and where it lies now."""
-    scripts = Path(sysconfig.get_path("scripts")).resolve()
+    scripts, data = (Path(sysconfig.get_path(name, scheme)).resolve() for name in ("scripts", "data"))
     generated = {entry.name for entry in distribution.entry_points if entry.group.endswith("_scripts")}
     for file in files:
         source = Path(str(distribution.locate_file(file)))
@@ -64,10 +66,10 @@ def _contents(
             continue
         # Resolved up to its directory: a file that is a link is that file.
         place = source.parent.resolve() / source.name
-        if place.parent == scripts or place.parent == Path.home() / ".local/bin":
+        if place.parent == scripts:
             if place.name not in generated:
                 yield f"{stem}.data/scripts/{place.name}", source
-        elif place.is_relative_to(Path(sys.prefix).resolve()):
-            yield f"{stem}.data/data/{place.relative_to(Path(sys.prefix).resolve())}", source
+        elif place.is_relative_to(data):
+            yield f"{stem}.data/data/{place.relative_to(data)}", source
         else:
             raise Problem(f"{distribution.metadata['Name']} has files in {place.parent}, so it can't be kept")

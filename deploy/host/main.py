@@ -179,6 +179,7 @@ def main() -> int:
     if os.geteuid() == 0:
         # For somebody else's environment: its owner has to read what is here.
         application.parent.chmod(0o755)
+        application.chmod(0o644)
     result = Deployment(order, application, wheel, lambda what: _tell("step", what=what)).run()
     _tell("result", **asdict(result))
     return 0

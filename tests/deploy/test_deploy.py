@@ -131,14 +131,14 @@ def test_a_version_that_does_not_come_up_is_taken_back_with_what_it_brought(
     new.rename(machine.index / new.name)
     machine.run("-m", "pip", "install", "--quiet", "--no-index", str(old))
     before = machine.installed
-    deploy.hosts["pi"]["wait"] = 4
+    deploy.hosts["pi"]["wait"] = 2
 
     outcome = deploy(wheels.build(BROKEN_AT_IMPORT, requires="a_thing>=2"))
 
     assert outcome.code == 1
     assert not outcome.summary["ok"]
     assert outcome.host["state"] == "rolled back", outcome.progress
-    assert "after 4 s" in outcome.host["reason"]
+    assert "after 2 s" in outcome.host["reason"]
     assert outcome.host["before"] == outcome.host["after"] == before == machine.installed
     assert outcome.host["packages"] == {
         "rns-ble": [before, outcome.summary["version"]],
@@ -160,7 +160,7 @@ def test_a_restart_that_leaves_the_old_process_is_noticed(
     deploy.hosts["pi"]["restart"] = (
         f"{machine.python} -m rns_ble.cli --version | grep {load(wheel).version} || {machine.restart}"
     )
-    deploy.hosts["pi"]["wait"] = 3
+    deploy.hosts["pi"]["wait"] = 1
 
     outcome = deploy(wheel)
 

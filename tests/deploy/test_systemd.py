@@ -146,12 +146,21 @@ def test_rnsd_is_online_in_the_sandbox_and_comes_back_when_it_dies(gateway: Gate
     assert gateway.manager.shows("MainPID") not in {"0", pid}
 
 
-def test_a_deployment_restarts_the_service(gateway: Gateway, wheels: Wheels, tmp_path: Path) -> None:
-    wheel = wheels.build()
-    sshd = Sshd(gateway.manager.work, {"PIP_NO_INDEX": "1", "HOME": str(gateway.manager.work), **LIBRARIES})
+def test_a_deployment_as_root_restarts_the_service_and_installs_as_the_owner(
+    gateway: Gateway, wheels: Wheels, tmp_path: Path
+) -> None:
+    wheel, work = wheels.build(), gateway.manager.work
+    gateway.manager.run("chown", "-R", "reticulum", "/opt/reticulum")
+    # Who logs in is root already; what there is of sudo is how it is called.
+    gateway.manager.run("mkdir", "/opt/bin")
+    gateway.manager.run("sh", "-c", "printf '#!/bin/sh\\n[ $1 = -n ] && shift && exec \"$@\"' >/opt/bin/sudo")
+    gateway.manager.run("chmod", "755", "/opt/bin/sudo")
+    environment = {"PIP_NO_INDEX": "1", "HOME": str(work), "PATH": f"/opt/bin:{os.defpath}", **LIBRARIES}
+    sshd = Sshd(work, environment)
     hosts = tmp_path / "hosts.toml"
     hosts.write_text(
-        f'[hosts.gateway]\naddress = "127.0.0.1"\nport = {sshd.port}\npython = "/mnt/python/bin/python3"\n'
+        f'[hosts.gateway]\naddress = "127.0.0.1"\nport = {sshd.port}\nsudo = true\n'
+        'python = "/mnt/python/bin/python3"\n'
     )
     command = [sys.executable, "-m", "deploy", "--hosts", str(hosts), "--wheel", str(wheel), "--json"]
     command += ["--ssh-config", "/dev/null", "--identity", str(sshd.identity)]
@@ -166,3 +175,4 @@ def test_a_deployment_restarts_the_service(gateway: Gateway, wheels: Wheels, tmp
     assert host["interfaces"] == ["BLE Interface"]
     assert "restarting rnsd.service" in outcome.stderr
     assert gateway.interface()["version"] == load(wheel).version
+    assert gateway.manager.run("find", "/opt/reticulum", "!", "-user", "reticulum") == ""
