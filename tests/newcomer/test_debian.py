@@ -41,7 +41,8 @@ ONLINE = r"BLEInterface\[BLE Interface\]: online"
 
 SHOWS = {
     "rnstatus": r"BLEInterface\[BLE Interface\]\s+Status\s+: Up",
-    "rns-ble doctor": r"All is well\.",
+    # It has a remark on BlueZ's settings as Debian 12 has them.
+    "rns-ble doctor": r"All is well\.|Nothing keeps the interface from working",
     "rns-ble status": r"BLE Interface: online",
 }
 """What these have to say in the end."""

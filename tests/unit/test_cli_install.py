@@ -240,6 +240,16 @@ def test_without_a_configuration_enable_writes_a_first_one(
     assert install(capsys, "--enable")["config_changed"] is False
 
 
+def test_who_had_no_configuration_is_told_to_start_rnsd_and_others_to_restart_it(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["install", "--enable"]) == 0
+    assert "\nStart rnsd to bring the interface up.\n" in capsys.readouterr().out
+    (home / "config").write_text("[interfaces]\n")
+    assert main(["install", "--enable", "--config", str(home)]) == 0
+    assert "\nRestart rnsd to bring the interface up.\n" in capsys.readouterr().out
+
+
 def test_without_enable_the_section_is_printed_and_nothing_else_written(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
