@@ -188,7 +188,9 @@ class BLEInterface(_Common):
         """Nothing: Reticulum sends to every peer interface itself."""
 
     def detach(self) -> None:
-        """Go offline and release the radio. Idempotent; takes at most `rns_ble.host.STOP_TIMEOUT`."""
+        """Go offline and release the radio. Idempotent; takes at most `rns_ble.host.STOP_TIMEOUT`, and with a
+        driver of the callback contract that hangs `GOODBYE_TIMEOUT` more.
+        """
         # No lock of Reticulum's is taken here, not even its log's: a signal can have stopped the thread that
         # holds it, and that thread waits for us.
         self.detached = True
