@@ -338,12 +338,12 @@ class BLEConfig:
         config = cls(**values)  # type: ignore[arg-type]  # each value is parsed by the key of its field
         if others:
             return config
-        for name in section:
-            if name in UNNEEDED:
-                log.info("%s is not needed: %s", name, UNNEEDED[name])
         for name, nearest in unknown_keys(section).items():
             meant = f": did you mean {nearest}?" if nearest else ", which has no effect"
             log.warning("unknown key %s%s", name, meant)
+        for name in section:
+            if name in UNNEEDED:
+                log.info("%s is not needed: %s", name, UNNEEDED[name])
         for name, driver in config.keys_of_other_drivers().items():
             log.warning(
                 "%s = %s has no effect: it belongs to driver = %s, and the driver is %s",
