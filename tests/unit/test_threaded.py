@@ -689,3 +689,16 @@ def run_python(code: str, directory: Path) -> None:
     path = f"{Path(rns_ble.__file__).parents[1]}:{directory}"
     command = [sys.executable, "-W", "error", "-c", code]
     subprocess.run(command, env={"PYTHONPATH": path}, check=True, timeout=60)
+
+
+def test_the_guide_has_the_numbers_of_the_code() -> None:
+    guide = " ".join((Path(__file__).parents[2] / "docs" / "drivers.md").read_text().split())
+    for said in (
+        f"in the order asked for, and has {threaded.driver.CONTROL_TIMEOUT:g} s",
+        f"`send` has {threaded.connections.SEND_TIMEOUT:g} s",
+        f"With {CALLS_MAXIMUM} calls that have not returned",
+        f"At most {RECEIVE_BUFFERED} wait for each link",
+    ):
+        assert said in guide
+    for address in threaded.driver.HIDDEN_ADDRESSES:
+        assert f"`{address}`" in guide
