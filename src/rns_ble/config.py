@@ -24,6 +24,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from rns_ble.drivers.base import ConfigurationError
+from rns_ble.drivers.names import check_transport
 from rns_ble.protocol.gatt import SERVICE_UUID
 
 log = logging.getLogger(__name__)
@@ -322,6 +323,11 @@ class BLEConfig:
             )
         if self.driver == "bumble" and self.transport is None:
             wrong.append("driver = bumble needs transport, for example usb:0 or serial:/dev/ttyACM0,1000000")
+        elif self.driver == "bumble" and isinstance(self.transport, str):
+            try:
+                check_transport(self.transport)
+            except ConfigurationError as error:
+                wrong.append(str(error))
         if wrong:
             raise ConfigurationError("\n".join(wrong))
 

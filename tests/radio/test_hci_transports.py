@@ -21,7 +21,7 @@ from rns_ble.drivers.asyncio_loop import open_asyncio_loop
 from rns_ble.drivers.base import AdapterUnavailable, BLEError, ConfigurationError, PermissionDenied
 from rns_ble.drivers.hci import BumbleDriver
 from rns_ble.drivers.hci.pacer import RESUME_AT, Pacer
-from rns_ble.drivers.hci.transports import Transport, check_name, explain
+from rns_ble.drivers.hci.transports import Transport, explain
 
 
 class USBErrorAccess(Exception):
@@ -79,19 +79,6 @@ def test_the_message_says_what_to_do(name, error, kind, advice) -> None:
 )
 def test_how_it_is_restarted_depends_on_the_kind_of_transport(name, advice) -> None:
     assert Transport(name, None, None).restart == advice
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("foo", "there is no kind of transport 'foo'; there is, for example, usb:0, "),
-        ("usb", "transport = usb does not say which one; for example usb:0, "),
-    ],
-)
-def test_a_name_that_no_transport_has(name, message) -> None:
-    with pytest.raises(ConfigurationError) as raised:
-        check_name(name)
-    assert str(raised.value).startswith(message)
 
 
 def test_bumbles_own_log_does_not_reach_stderr_where_nobody_asked_for_it() -> None:

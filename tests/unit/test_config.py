@@ -189,6 +189,22 @@ def test_bumble_without_a_transport_says_what_one_looks_like():
     )
 
 
+@pytest.mark.parametrize(
+    ("transport", "message"),
+    [
+        ("foo:0", "transport = foo:0: there is no kind of transport 'foo'; there is, for example, usb:0, "),
+        ("usb", "transport = usb does not say which one; for example usb:0, "),
+        ("tcp-client:7300", "transport = tcp-client:7300: it is tcp-client:HOST:PORT, "),
+        ("tcp-client:host:0", "transport = tcp-client:host:0: it is tcp-client:HOST:PORT, "),
+    ],
+)
+def test_a_transport_that_there_can_not_be(transport, message):
+    with pytest.raises(ConfigurationError) as raised:
+        read(driver="bumble", transport=transport)
+    assert str(raised.value).startswith(message)
+    assert read(transport=transport).transport == transport  # bleak's it is not
+
+
 def test_all_that_is_wrong_is_reported_at_once_a_line_each():
     with pytest.raises(ConfigurationError) as raised:
         read(driver="bumble", min_rssi="85", max_connections="many", power_mode="saver")

@@ -67,8 +67,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="add the section to the configuration; a copy of the old one is kept. "
         "Without a configuration, write a first one",
     )
-    parser.add_argument("--driver", help="write `driver = …` into the section")
-    parser.add_argument("--adapter", help="write `adapter = …`, for example hci1")
+    parser.add_argument(
+        "--driver",
+        help="write `driver = …` into the section: bleak (the system's adapter, through BlueZ; the default) "
+        "or bumble (a dongle for Reticulum alone, or the virtual radio)",
+    )
+    parser.add_argument("--adapter", help="write `adapter = …`, for example hci1 (driver bleak)")
     parser.add_argument("--transport", help="write `transport = …`, for example usb:0 (driver bumble)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
@@ -185,9 +189,12 @@ def _compare(present: Mapping[str, Mapping[str, str]], keys: Mapping[str, str], 
 def _check(keys: Mapping[str, str]) -> None:
     from rns_ble.config import BLEConfig  # noqa: PLC0415  (brings in Trio)
     from rns_ble.drivers.base import ConfigurationError  # noqa: PLC0415
+    from rns_ble.drivers.names import check_adapter  # noqa: PLC0415
 
     try:
-        BLEConfig.from_section({"name": reticulum_config.SECTION_NAME, **keys})
+        config = BLEConfig.from_section({"name": reticulum_config.SECTION_NAME, **keys})
+        if config.driver == "bleak":
+            check_adapter(config.adapter)
     except ConfigurationError as error:
         raise UsageError(str(error)) from error
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from rns_ble.cli import rnsd_python
-from rns_ble.cli.doctor import processes
+from rns_ble.cli import processes, rnsd_python
 from rns_ble.cli.doctor.case import Case
 from rns_ble.cli.doctor.finding import Command, Edit, Finding, failed, ok, skipped, warning
 
@@ -178,9 +177,7 @@ def _check_serial(case: Case, spec: str) -> Iterator[Finding]:
 
 def _check_tcp(_case: Case, spec: str) -> Iterator[Finding]:
     host, _, port = spec.rpartition(":")
-    if not (host and port.isdecimal()):
-        yield failed("transport", f"tcp-client:{spec} is not tcp-client:HOST:PORT", "correct `transport`")
-    elif (why := processes.accepts(host, int(port))) is not None:
+    if (why := processes.accepts(host, int(port))) is not None:
         yield failed(
             "transport",
             f"nobody answers at {spec} ({why})",

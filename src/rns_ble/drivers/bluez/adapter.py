@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 from dbus_next import Variant
 
-from rns_ble.drivers.base import AdapterUnavailable, ConfigurationError
+from rns_ble.drivers.base import AdapterUnavailable
 from rns_ble.drivers.bluez.bus import BLOCKED, BLUEZ, Refused
 from rns_ble.drivers.bluez.tree import ADAPTER
-from rns_ble.protocol.advertisement import normalise_address
 
 if TYPE_CHECKING:
     from rns_ble.drivers.bluez.bus import Bus
@@ -29,18 +28,6 @@ POWER_ON_TIMEOUT: Final = 10.0
 _MODALIAS: Final = re.compile(r"usb:v1D6Bp0246d([0-9A-F]{2})([0-9A-F]{2})", re.IGNORECASE)
 """The Linux Foundation's own vendor and product; somebody who has set `DeviceID` in main.conf says
 another."""
-
-
-def check_name(adapter: str | None) -> str | None:
-    """`hci0` as it is, an address normalised. Raises `ConfigurationError` for anything else."""
-    if adapter is None or re.fullmatch(r"hci\d+", adapter):
-        return adapter
-    try:
-        return normalise_address(adapter)
-    except ValueError:
-        raise ConfigurationError(
-            f"adapter = {adapter}: a name like hci0, or the adapter's Bluetooth address"
-        ) from None
 
 
 def find_adapter(tree: Tree, wanted: str | None) -> str:

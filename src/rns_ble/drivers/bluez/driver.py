@@ -26,7 +26,6 @@ from rns_ble.drivers.base import (
     Role,
 )
 from rns_ble.drivers.bluez.adapter import (
-    check_name,
     find_adapter,
     is_blocked,
     is_powered,
@@ -44,6 +43,7 @@ from rns_ble.drivers.bluez.peripheral import Peripheral
 from rns_ble.drivers.bluez.scanner import Scanner
 from rns_ble.drivers.bluez.tree import ADAPTER, CHARACTERISTIC, DEVICE, Tree
 from rns_ble.drivers.bluez.uuids import Uuids
+from rns_ble.drivers.names import check_adapter
 from rns_ble.protocol.advertisement import normalise_address
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class BleakDriver(BLEDriverInterface):
         is plugged in; None: the first. Raises `ConfigurationError`.
         """
         super().__init__()
-        self._wanted = check_name(adapter)
+        self._wanted = check_adapter(adapter)
         self._address = self._wanted if self._wanted is not None and ":" in self._wanted else None
         self._uuids: Uuids | None = None
         self._stack: _Stack | None = None

@@ -35,7 +35,8 @@ from rns_ble.drivers.hci.radio import VirtualRadio
 from rns_ble.drivers.hci.sightings import Sightings
 from rns_ble.drivers.hci.stack import Stack
 from rns_ble.drivers.hci.standing_jobs import Advertisement, Advertising, Scanning
-from rns_ble.drivers.hci.transports import check_name, open_transport
+from rns_ble.drivers.hci.transports import open_transport
+from rns_ble.drivers.names import check_transport
 from rns_ble.protocol.advertisement import normalise_address
 from rns_ble.protocol.gatt import ATT_MTU_DEFAULT, ATT_MTU_REQUESTED
 
@@ -77,7 +78,7 @@ class BumbleDriver(BLEDriverInterface):
         if transport is None:
             raise ConfigurationError("driver = bumble needs a transport, for example usb:0")
         if isinstance(transport, str):
-            check_name(transport)
+            check_transport(transport)
         if not ATT_MTU_DEFAULT <= att_mtu <= ATT_MTU_REQUESTED:
             raise ConfigurationError(f"att_mtu = {att_mtu}: from {ATT_MTU_DEFAULT} to {ATT_MTU_REQUESTED}")
         self._transport = transport

@@ -16,6 +16,7 @@ from rns_ble.drivers.base import AdapterUnavailable, BLEError, ConfigurationErro
 from rns_ble.drivers.hci.controller import RadioController
 from rns_ble.drivers.hci.pacer import Pacer
 from rns_ble.drivers.hci.radio import VirtualRadio
+from rns_ble.drivers.names import EXAMPLES
 
 if TYPE_CHECKING:
     from rns_ble.drivers.asyncio_loop import AsyncioLoop
@@ -24,17 +25,6 @@ CONNECT_TIMEOUT: Final = 10.0
 """Seconds until the transport must be open: TCP over a bad network, a serial port that wakes up."""
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds for closing it: a part of `GOODBYE_TIMEOUT`."""
-
-SCHEMES: Final = frozenset(
-    {
-        *("usb", "pyusb", "serial", "hci-socket", "vhci", "pty", "file", "udp"),
-        *("tcp-client", "tcp-server", "unix", "unix-client", "unix-server", "ws-client", "ws-server"),
-        *("android-emulator", "android-netsim"),
-    }
-)
-"""What Bumble 0.0.236 knows; the part of a transport's name before its first colon."""
-
-_EXAMPLES: Final = "usb:0, serial:/dev/ttyACM0,1000000, hci-socket:0, tcp-client:127.0.0.1:7300"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +42,6 @@ class Transport:
     def restart(self) -> str:
         """What a person can do when the controller behind it has failed."""
         return _RESTART.get(self.name.partition(":")[0], "restart what serves it")
-
-
-def check_name(name: str) -> None:
-    """Raise `ConfigurationError` when no transport is called that."""
-    scheme, _, spec = name.partition(":")
-    if scheme not in SCHEMES:
-        raise ConfigurationError(
-            f"there is no kind of transport {scheme!r}; there is, for example, {_EXAMPLES}"
-        )
-    if scheme in {"usb", "pyusb", "serial", "tcp-client"} and not spec:
-        raise ConfigurationError(f"transport = {name} does not say which one; for example {_EXAMPLES}")
-    if scheme == "tcp-client":
-        host, _, port = spec.rpartition(":")
-        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 1 << 16:
-            raise ConfigurationError(f"transport = {name}: it is tcp-client:HOST:PORT, PORT from 1 to 65535")
 
 
 @asynccontextmanager
@@ -104,7 +79,7 @@ def explain(name: str, error: Exception) -> BLEError:
     """What to do about a transport that could not be opened."""
     scheme = name.partition(":")[0]
     if isinstance(error, TransportSpecError | AssertionError | ValueError):
-        return ConfigurationError(f"transport = {name} is not understood ({error}); for example {_EXAMPLES}")
+        return ConfigurationError(f"transport = {name} is not understood ({error}); for example {EXAMPLES}")
     if isinstance(error, trio.TooSlowError):
         return AdapterUnavailable(f"{name} does not open: check that it is there and awake")
     if isinstance(error, ImportError):
