@@ -237,28 +237,45 @@ def shared_instance(name: str) -> Iterator[None]:
         yield
 
 
+THIS: re.Pattern[str] = re.compile(rf"\S+ \(process {os.getpid()}\) ")
+
+
 def test_when_the_reticulum_that_runs_has_no_ble_interface(tmp_path: Path, capsys, named) -> None:
     with shared_instance(named(enabled="no")):
         said = failed(capsys, tmp_path)
-    assert said.startswith(f"Reticulum runs (process {os.getpid()}, ")
-    assert said.endswith("has no BLE interface that is enabled: rns-ble install --enable, then restart it")
+    assert THIS.match(said)
+    assert "has no BLE interface that is enabled: rns-ble install --enable, then restart " in said
 
 
 def test_when_another_program_has_the_shared_instance(tmp_path: Path, capsys, named) -> None:
-    with shared_instance(name := named()):
+    with shared_instance(named()):
         said = failed(capsys, tmp_path)
-    assert said.startswith(f"Reticulum's shared instance {name!r} is process {os.getpid()} (")
-    assert said.endswith("Whoever joins it opens no interface")
+    assert re.fullmatch(
+        rf"{THIS.pattern}runs without a BLE interface of {tmp_path}: either it failed, and the log says why, "
+        r"or that program uses another configuration \(--config\)",
+        said,
+    )
+
+
+def test_when_the_shared_instance_is_one_by_tcp(tmp_path: Path, capsys, named) -> None:
+    """A Unix socket of its name has nothing to do with it."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, shared_instance(named()):
+        port = listening.getsockname()[1]
+        options = f"[reticulum]\nshared_instance_type = TCP\nshared_instance_port = {port}\n[interfaces]\n"
+        (tmp_path / "config").write_text(options + SECTION.format(enabled="yes"))
+        assert THIS.match(failed(capsys, tmp_path))
+        listening.close()
+        assert failed(capsys, tmp_path).startswith("no Reticulum runs")
 
 
 def test_when_another_users_program_has_the_shared_instance(
     tmp_path: Path, capsys, named, monkeypatch
 ) -> None:
     other = os.getuid() + 1
-    with shared_instance(name := named()):
+    with shared_instance(named()):
         monkeypatch.setattr(os, "getuid", lambda: other)
         said = failed(capsys, tmp_path)
-    assert said.startswith(f"Reticulum's shared instance {name!r} is {ME}'s (process {os.getpid()}, ")
+    assert re.match(rf"{THIS.pattern}of {ME}'s has opened Reticulum's interfaces; ask as that user: ", said)
     assert re.search(rf"sudo (-u {ME} )?rns-ble status$", said)
 
 

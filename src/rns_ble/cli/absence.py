@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
-from typing import Final
 
-from rns_ble.cli import reticulum_config
+from rns_ble.cli import processes, reticulum_config
 from rns_ble.cli.errors import CommandError
-from rns_ble.cli.running import as_user, peer_of, user_name
-
-DEFAULT_INSTANCE: Final = "default"
-"""What Reticulum calls a shared instance that has no name."""
+from rns_ble.cli.running import as_user, user_name
+from rns_ble.cli.shared_instance import Holder, SharedInstance
+from rns_ble.cli.tables import plain
 
 
 def why_none(directory: Path) -> str:
@@ -27,12 +24,10 @@ def why_none(directory: Path) -> str:
         return f"{config} can't be read: run this as its owner, or name another directory with --config"
     except CommandError as error:
         return f"{config}: {error}"
-    options = configuration.get("reticulum", {})
-    name = str(options.get("instance_name", DEFAULT_INSTANCE))
-    holder = shared_instance(name)
+    holder = SharedInstance.of(configuration.get("reticulum")).holder()
     enabled = any(map(reticulum_config.is_enabled, sections.values()))
     if holder is not None:
-        return _beside(holder, name, directory, enabled=enabled)
+        return _beside(holder, directory, enabled=enabled)
     if not enabled:
         return f"{config} has no BLE interface that is enabled: rns-ble install --enable"
     return (
@@ -41,42 +36,20 @@ def why_none(directory: Path) -> str:
     )
 
 
-def _beside(holder: tuple[int, int], name: str, directory: Path, *, enabled: bool) -> str:
-    pid, uid = holder
-    command = command_line(pid)
-    if uid != os.getuid():
+def _beside(holder: Holder, directory: Path, *, enabled: bool) -> str:
+    process = processes.look_at(holder.pid) if holder.pid is not None else None
+    program = plain(f"{process.name} (process {process.pid})") if process else "a program"
+    if holder.uid != os.getuid():
         return (
-            f"Reticulum's shared instance {name!r} is {user_name(uid)}'s (process {pid}, {command}): "
-            f"{as_user(uid, 'status')}"
+            f"{program} of {user_name(holder.uid)}'s has opened Reticulum's interfaces; ask as that user: "
+            f"{as_user(holder.uid, 'status')}"
         )
     if not enabled:
         return (
-            f"Reticulum runs (process {pid}, {command}), but {directory / 'config'} has no BLE interface "
-            "that is enabled: rns-ble install --enable, then restart it"
+            f"{program} runs, but {directory / 'config'} has no BLE interface that is enabled: "
+            f"rns-ble install --enable, then restart {process.name if process else 'it'}"
         )
     return (
-        f"Reticulum's shared instance {name!r} is process {pid} ({command}), and it has no BLE interface of "
-        f"{directory}: does it use another configuration, or say in its log why the interface failed? "
-        "Whoever joins it opens no interface"
+        f"{program} runs without a BLE interface of {directory}: either it failed, and the log says why, or "
+        "that program uses another configuration (--config)"
     )
-
-
-def shared_instance(name: str) -> tuple[int, int] | None:
-    """Who has Reticulum's shared instance of that name: (pid, uid). None: nobody, or one by TCP."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(1.0)
-        try:
-            connection.connect(f"\0rns/{name}")
-        except OSError:
-            return None
-        return peer_of(connection)
-
-
-def command_line(pid: int) -> str:
-    """How that process was started."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return "?"
-    shown = " ".join(filter(None, words))
-    return "".join(letter if letter.isprintable() else "?" for letter in shown[:100])

@@ -150,11 +150,16 @@ def test_what_has_no_effect_is_a_warning(line: str, said: str, after: str, home:
     assert [finding.state for finding in check_sections(Case(str(home)))] == [State.OK]
 
 
-def test_values_that_make_no_sense_together_are_left_to_their_owner(home: Path) -> None:
-    (home / "config").write_text("[interfaces]\n[[A]]\ntype = BLEInterface\nenabled = yes\ndriver = bumble\n")
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("", "driver = bumble needs transport"), ("transport = foo:0", "no kind of transport 'foo'")],
+)
+def test_values_that_make_no_sense_together_are_left_to_their_owner(line: str, said: str, home: Path) -> None:
+    section = f"[[A]]\ntype = BLEInterface\nenabled = yes\ndriver = bumble\n{line}\n"
+    (home / "config").write_text(f"[interfaces]\n{section}")
     [finding] = check_sections(Case(str(home)))
     assert finding.state is State.FAILED
-    assert "driver = bumble needs transport" in finding.found
+    assert said in finding.found
     assert finding.mend == f"correct it in {home}/config"
 
 
@@ -283,7 +288,7 @@ def test_where_nothing_is_shared_there_is_no_owner_to_find(home: Path) -> None:
 
 
 def test_who_has_a_device_open_is_found(home: Path) -> None:
-    from rns_ble.cli.doctor import processes
+    from rns_ble.cli import processes
 
     device = home / "ttyACM0"
     device.touch()

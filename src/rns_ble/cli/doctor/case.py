@@ -11,24 +11,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from rns_ble.cli import reticulum_config, rnsd_python
-from rns_ble.cli.absence import DEFAULT_INSTANCE, shared_instance
-from rns_ble.cli.doctor import processes
+from rns_ble.cli import processes, reticulum_config, rnsd_python
 from rns_ble.cli.doctor.finding import Command, Mend
 from rns_ble.cli.errors import CommandError
 from rns_ble.cli.running import Running, ask_all, user_name
+from rns_ble.cli.shared_instance import Holder, SharedInstance
 
 if TYPE_CHECKING:
-    from rns_ble.cli.doctor.processes import Process
+    from rns_ble.cli.processes import Process
     from rns_ble.cli.rnsd_python import Installation
     from rns_ble.config import BLEConfig
     from rns_ble.drivers.base import BLEError
     from rns_ble.drivers.bluez.examination import AdapterFacts, BlueZFacts
-
-SHARED_INSTANCE_PORT: Final = 37428
-"""Where Reticulum's programs meet without Unix sockets, unless told otherwise (RNS 1.5.7)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,40 +110,25 @@ class Case:
     # --- who runs Reticulum ---
 
     @property
-    def reticulum(self) -> Mapping[str, Any]:
-        """The section [reticulum]."""
+    def instance(self) -> SharedInstance:
+        """How programs with this configuration find each other."""
         configuration = self.configuration
-        found = {} if isinstance(configuration, CommandError) else configuration.get("reticulum", {})
-        return found if isinstance(found, Mapping) else {}
+        found = {} if isinstance(configuration, CommandError) else configuration.get("reticulum")
+        return SharedInstance.of(found)
 
-    @property
-    def shares(self) -> bool:
-        """Whether programs with this configuration share one Reticulum."""
-        return str(self.reticulum.get("share_instance", "yes")).lower() not in {"no", "false", "off", "0"}
-
-    @property
-    def by_tcp(self) -> bool:
-        """Whether they find each other by TCP rather than by a Unix socket."""
-        return str(self.reticulum.get("shared_instance_type", "")).lower() == "tcp"
-
-    @property
-    def instance(self) -> str:
-        """By which name, or on which port, they find each other."""
-        if self.by_tcp:
-            return str(self.reticulum.get("shared_instance_port", SHARED_INSTANCE_PORT))
-        return str(self.reticulum.get("instance_name", DEFAULT_INSTANCE))
+    @cached_property
+    def holder(self) -> Holder | None:
+        """Who has the shared instance: the first program that has started Reticulum."""
+        return self.instance.holder()
 
     @cached_property
     def owner(self) -> Process | None:
-        """The process that has the shared instance: the first program that has started Reticulum. Where none
-        is shared, one that has a BLE interface up.
+        """The process that has it, if this user may see which. Where none is shared, one that has a BLE
+        interface up.
         """
-        if not self.shares:
+        if not self.instance.shared:
             return next((processes.look_at(found["pid"]) for found in self.running.interfaces), None)
-        if self.by_tcp:
-            return next(iter(processes.listeners_on_tcp(int(self.instance))), None)
-        found = shared_instance(self.instance)
-        return None if found is None else processes.look_at(found[0])
+        return processes.look_at(self.holder.pid) if self.holder and self.holder.pid else None
 
     @cached_property
     def running(self) -> Running:

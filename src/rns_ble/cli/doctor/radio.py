@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from rns_ble.cli import reticulum_config
-from rns_ble.cli.doctor import processes
+from rns_ble.cli import processes, reticulum_config
 from rns_ble.cli.doctor.bluez import RESTART
 from rns_ble.cli.doctor.case import Case
 from rns_ble.cli.doctor.finding import Command, Edit, Finding, Mend, failed, ok, skipped, warning

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from rns_ble.cli import reticulum_config
-from rns_ble.cli.doctor import processes
+from rns_ble.cli import processes, reticulum_config
 from rns_ble.cli.doctor.case import Case
 from rns_ble.cli.doctor.finding import Edit, Finding, Mend, failed, ok, skipped, warning
 from rns_ble.cli.errors import CommandError
 from rns_ble.cli.install import SHIM
+from rns_ble.cli.running import user_name
 
 
 def check_configuration(case: Case) -> Iterator[Finding]:
@@ -142,22 +142,23 @@ def _with_block(data: bytes) -> bytes:
 def check_shared_instance(case: Case) -> Iterator[Finding]:
     """Which program brings the interfaces up? It is the first one that has started Reticulum."""
     owner = case.owner
-    if not case.shares:
+    if not case.instance.shared:
         yield skipped(
             "shared instance", "share_instance = no: each program brings the interfaces up by itself"
         )
-    elif owner is None and case.by_tcp and processes.accepts("127.0.0.1", int(case.instance)) is None:
-        yield skipped("shared instance", f"who has port {case.instance} can't be seen: ask as root")
+    elif owner is None and case.holder is not None:
+        whose = f"{user_name(case.holder.uid)} has port {case.instance.name}"
+        yield skipped("shared instance", f"{whose}, and with which program can't be seen: ask as root")
     elif owner is None:
         yield warning(
             "shared instance",
-            f"no program runs Reticulum as {case.instance!r}: the interface is not up",
+            f"no program runs Reticulum as {case.instance.name!r}: the interface is not up",
             _start(case),
         )
     elif (theirs := _directory_of(owner)) is not None and theirs != case.directory.resolve():
         yield failed(
             "shared instance",
-            f"{owner} has the instance {case.instance!r} with {theirs}, so {case.directory} is not read",
+            f"{owner} has the instance {case.instance.name!r} with {theirs}, so {case.directory} is not read",
             "give this configuration an `instance_name` of its own in [reticulum], or name the other with "
             "--config",
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from rns_ble.cli.doctor import processes
+from rns_ble.cli import processes
 from rns_ble.cli.doctor.bluez import RESTART
 from rns_ble.cli.doctor.case import Case
 from rns_ble.cli.doctor.finding import Edit, Finding, Mend, failed, ok, skipped, warning

@@ -128,14 +128,14 @@ def accepts(host: str, port: int) -> str | None:
     return None
 
 
-def listeners_on_tcp(port: int) -> list[Process]:
-    """Who listens on a TCP port of 127.0.0.1, as far as this user may see."""
+def listener_on_tcp(port: int) -> tuple[int, str] | None:
+    """Who listens on a TCP port of 127.0.0.1: the user, and the socket, as `holders` takes it."""
     with suppress(OSError):
         for line in (PROC / "net" / "tcp").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[1] == f"0100007F:{port:04X}" and fields[3] == _LISTENING:
-                return holders(f"socket:[{fields[9]}]")
-    return []
+                return int(fields[7]), f"socket:[{fields[9]}]"
+    return None
 
 
 def started(pid: int) -> float | None:
