@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import socket
 import subprocess
 import sys
 from importlib import import_module
@@ -61,10 +62,16 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("argv", "said"),
     [
         ([], "COMMAND"),
-        (["instal"], "invalid choice: 'instal'"),
+        (["instal"], "there is no command instal; did you mean install?"),
+        (["42"], "there is no command 42; rns-ble --help lists them"),
         (["install", "--wrong"], "--wrong"),
         (["install", "--driver", "nonsense"], "driver = nonsense; allowed: bleak or bumble"),
         (["install", "--driver", "bumble"], "needs transport"),
+        (["install", "--driver", "bumble", "--transport", "foo:0"], "there is no kind of transport 'foo'"),
+        (
+            ["install", "--adapter", "foo"],
+            "adapter = foo: a name like hci0, or the adapter's Bluetooth address",
+        ),
         (["demo", "--nodes", "1"], "'1' is not a number from 2 to 8"),
         (["demo", "--nodes", "9"], "'9' is not a number from 2 to 8"),
         (["demo", "--nodes", "two"], "'two' is not a number from 2 to 8"),
@@ -131,3 +138,9 @@ def test_a_reader_that_goes_away_early_is_no_traceback() -> None:
             check=False,
         )
     assert "Traceback" not in outcome.stderr
+
+
+def test_an_ether_for_other_machines_says_what_they_call_this_one() -> None:
+    command = [sys.executable, "-m", "rns_ble.cli", "ether", "--json", "--until-stdin-ends", "--listen"]
+    ended = subprocess.run([*command, "0.0.0.0:0"], input="", capture_output=True, text=True, check=True)
+    assert f'"transport": "tcp-client:{socket.gethostname()}:' in ended.stdout

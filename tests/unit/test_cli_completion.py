@@ -91,7 +91,7 @@ def script(shell: str, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("shell", SHELLS)
 def test_every_command_and_action_is_in_what_it_prints(script: Path) -> None:
     text = script.read_text()
-    for word in (*COMMANDS, "connect", "until-stdin-ends", "bumble"):
+    for word in (*COMMANDS, "connect", "service-uuid", "bumble"):
         assert word in text
 
 

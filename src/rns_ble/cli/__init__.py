@@ -12,6 +12,7 @@ on stderr, never a traceback.
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -25,11 +26,11 @@ COMMANDS: Final = {
     "install": "make the BLE interface known to Reticulum, and add it to a configuration",
     "doctor": "find out what keeps the interface from working here, and mend it",
     "status": "show the BLE interfaces that run, their peers, and why others are none",
-    "scan": "list the nodes around, and say why they are or are not dialled",
+    "scan": "list the nodes around, and why they are or are not dialled; also while rnsd runs",
     "monitor": "show the interfaces that run, live, on the whole terminal",
     "demo": "let separate Reticulum nodes talk over a virtual radio: no adapter needed",
     "ether": "run the virtual radio, for Reticulum nodes on this machine",
-    "radio": "check the Bluetooth of two machines with one another",
+    "radio": "test the Bluetooth of two machines with one another; without Reticulum, so rnsd is stopped",
     "completion": "print what makes a shell complete the command line of rns-ble",
 }
 """Each subcommand and what `rns-ble --help` says about it."""
@@ -71,7 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     # The options before a subcommand take no value, so the first word that is none of them is the subcommand.
     chosen = [word for word in argv if not word.startswith("-")][:1]
-    arguments = command_line(chosen).parse_args(argv)
+    parser = command_line(chosen)
+    for word in chosen:
+        if word not in COMMANDS:
+            nearest = difflib.get_close_matches(word, COMMANDS, n=1)
+            meant = f"did you mean {nearest[0]}?" if nearest else "rns-ble --help lists them"
+            parser.error(f"there is no command {word}; {meant}")
+    arguments = parser.parse_args(argv)
     try:
         code = _load(arguments.command).run(arguments)
         sys.stdout.flush()

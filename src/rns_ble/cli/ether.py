@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import socket
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -22,6 +23,11 @@ def _address(text: str) -> tuple[str, int]:
     return (match[1] or "127.0.0.1").strip("[]"), int(match[2])
 
 
+def _reached_at(host: str) -> str:
+    """What nodes call the host that listens there; where all addresses do, this machine's name."""
+    return socket.gethostname() if host in {"0.0.0.0", "::"} else host
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
@@ -33,9 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Whoever reaches it is on the air, so think before you leave 127.0.0.1",
     )
     parser.add_argument("--json", action="store_true", help="print the address as one JSON object")
-    parser.add_argument(
-        "--until-stdin-ends", action="store_true", help="end with stdin, for programs that start an ether"
-    )
+    # For programs that start an ether: it ends with them, however they end.
+    parser.add_argument("--until-stdin-ends", action="store_true", help=argparse.SUPPRESS)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -54,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
                 bound = await nursery.start(partial(serve_ether, host, port))
             except OSError as error:
                 raise CommandError(f"can't listen on {host}:{port}: {error.strerror}") from error
-            transport = f"tcp-client:{host}:{bound}"
+            transport = f"tcp-client:{_reached_at(host)}:{bound}"
             if arguments.json:
                 print(json.dumps({"event": "listening", "transport": transport}), flush=True)
             else:
