@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -28,9 +28,14 @@ class Terminal:
     def __init__(self, shell: Sequence[str], environment: Mapping[str, str], directory: Path) -> None:
         self.output = ""
         self._shell = shell
-        self._environment = environment
-        self._directory = directory
         self._printed = trio.Event()
+        self._how: dict[str, Any] = {
+            "env": dict(environment),
+            "cwd": directory,
+            "check": False,
+            "start_new_session": True,
+            "deliver_cancel": _press_ctrl_c,
+        }
 
     async def run(self, commands: str) -> str:
         """Run commands to their end, saying yes to everything. Returns what they print; raises if they fail.
@@ -42,9 +47,7 @@ class Terminal:
             stdin=b"y\n" * 1000,
             capture_stdout=True,
             stderr=subprocess.STDOUT,
-            env=dict(self._environment),
-            cwd=self._directory,
-            check=False,
+            **self._how,
         )
         self.output = outcome.stdout.decode(errors="replace")
         if outcome.returncode:
@@ -77,11 +80,7 @@ class Terminal:
                     stdin=subprocess.DEVNULL,
                     stdout=slave,
                     stderr=slave,
-                    env=dict(self._environment),
-                    cwd=self._directory,
-                    check=False,
-                    start_new_session=True,
-                    deliver_cancel=_press_ctrl_c,
+                    **self._how,
                 )
             )
             os.close(slave)
