@@ -50,6 +50,12 @@ PLAIN = Habits(tells_identity=False, blocking_connect=True, prefix="dev:")
 pytestmark = pytest.mark.hastened
 
 
+@pytest.fixture(autouse=True)
+def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads may be late here, and the clock is fast."""
+    monkeypatch.setattr(threaded.connections, "MTU_GRACE", 20.0)
+
+
 def address_of(index: int) -> str:
     return f"02:00:00:00:00:{index:02X}"
 
@@ -280,7 +286,7 @@ async def test_a_driver_that_complains_instead_of_raising_has_failed_as_well() -
 async def test_a_call_that_hangs_is_given_up_and_what_follows_does_not_overtake_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(threaded.driver, "CONTROL_TIMEOUT", 2.0)
+    monkeypatch.setattr(threaded.driver, "CONTROL_TIMEOUT", 4.0)
     hanging = threading.Event()
     puppet = Puppet()
     puppet.acts["start_scanning"] = hanging.wait
@@ -523,11 +529,14 @@ async def test_a_send_that_fails_ends_the_link() -> None:
         assert driver.connected_peers == []
 
 
-async def test_a_send_that_hangs_and_is_cancelled_ends_the_link_and_a_short_one_does_not() -> None:
+async def test_a_send_that_hangs_and_is_cancelled_ends_the_link_and_a_short_one_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with a_puppet() as (puppet, driver):
         link = await accepted(puppet, driver)
         puppet.acts["send"] = lambda _address, _data: time.sleep(0.05)
-        with trio.move_on_after(0.05):
+        with monkeypatch.context() as patience, trio.move_on_after(0.05):
+            patience.setattr(threaded.connections, "SEND_FINISH", 20.0)
             await link.send(b"x")
         assert driver.connected_peers == [NAME]
         hanging = threading.Event()
