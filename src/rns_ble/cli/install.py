@@ -241,7 +241,7 @@ def _print(outcome: Outcome) -> None:
             start = "Restart" if outcome.config_backup else "Start"  # a first configuration: nothing runs yet
             print(f"{start} rnsd to bring the interface up.")
     elif outcome.found:
-        print(f"found  {config}, which has {outcome.kept}: left as it is")
+        print(f"found  {config}, which has {outcome.kept}: left as it is, to be changed there")
     elif not outcome.config_exists:
         print(
             f"\nThere is no {config} yet. Start rnsd once and it writes one, or let\n"
