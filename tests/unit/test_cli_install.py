@@ -277,7 +277,8 @@ def test_an_interface_that_is_there_is_left_alone_and_compared(
         "[[Bluetooth]] has transport = usb:0, not usb:1; it was left alone",
     ]
     assert main(["install", "--config", str(home), "--enable"]) == 0
-    assert f"{home / 'config'}, which has [[Bluetooth]]: left as it is, to be changed there\n" in capsys.readouterr().out
+    kept = f"{home / 'config'}, which has [[Bluetooth]]: left as it is, to be changed there\n"
+    assert kept in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
