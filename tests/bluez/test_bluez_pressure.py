@@ -17,7 +17,7 @@ from rns_ble.drivers.base import BLELink, LinkLost, PeerUnreachable
 from rns_ble.drivers.bluez import BleakDriver
 from rns_ble.protocol.gatt import IDENTITY_LENGTH
 from tests.bluez import census, laboratory
-from tests.bluez.test_bluez_faults import sighted, start
+from tests.bluez.test_bluez_faults import link, sighted, start
 from tests.bluez.test_bluez_mesh import complete, exchange, node
 from tests.nodes import Node, identity_of, running, until
 
@@ -26,6 +26,9 @@ CANCELLED = 200
 
 LONGEST = 1.0
 """Seconds: a connect and its handshake take about half of it."""
+
+FLOODED = 12.0
+"""Seconds, with a look at bluetoothd whose answer is waited for for a third of it."""
 
 
 async def answer(driver: BleakDriver) -> None:
@@ -241,3 +244,31 @@ async def test_two_drivers_in_two_threads(take_adapters: Callable[[int], list[st
         assert others[1].history.count("up") == 1
         ends[3]()
     await census.back_to(before, census.AT_ONCE)
+
+
+async def test_a_bluetoothd_that_is_flooded_is_not_frozen(
+    take_adapters: Callable[[int], list[str]], monkeypatch: pytest.MonkeyPatch, outages: list[str]
+) -> None:
+    """It does not come to answer anything while values go through it one way."""
+    monkeypatch.setattr("rns_ble.drivers.bluez.driver.PING_INTERVAL", 0.2)
+    monkeypatch.setattr("rns_ble.drivers.bluez.driver.PING_TIMEOUT", FLOODED / 3)
+    received = 0
+    async with AsyncExitStack() as stack:
+        drivers = [await stack.enter_async_context(BleakDriver(name)) for name in take_adapters(2)]
+        for driver, identity in zip(drivers, (b"p", b"c"), strict=True):
+            await start(driver, identity)
+        made, accepted = await link(drivers[1], drivers[0])
+
+        async def flood() -> None:
+            while True:
+                await accepted.send(bytes(400))
+
+        with trio.move_on_after(FLOODED):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(flood)
+                async for _ in made:
+                    received += 1
+        assert received > 100
+        await made.aclose()
+        await accepted.aclose()
+    outages.append(f"{received} values one way within {FLOODED:.0f} s")

@@ -31,7 +31,7 @@ class Centrals:
 
         self.random, self.grammar = Random(1), Grammar(1)
         self.nursery = nursery
-        bus = SimpleNamespace(call=self.call)
+        bus = SimpleNamespace(call=self.call, alive=lambda: None)
         self.tree = Tree(bus)
         self.devices = {path: {"Connected": True} for path in PATHS}
         self.tree.objects = {path: {DEVICE: device} for path, device in self.devices.items()}

@@ -142,8 +142,8 @@ class Bus:
         self.on_lost: Callable[[str], None] = lambda _reason: None
         """The connection has ended without our doing."""
         self.unique_name: str = connection.unique_name
-        self.heard = 0
-        """Signals and calls that have come; who sends those is alive, also if its answers take long."""
+        self.signs_of_life = 0
+        """Of bluetoothd: who gives some is alive, also if its answers take long. See `alive`."""
         self._loop = asyncio_loop
         self._connection = connection
         self._objects: dict[str, BusObject] = {}
@@ -250,6 +250,13 @@ class Bus:
             "/org/freedesktop/DBus", DBUS, "AddMatch", "s", rule, destination="org.freedesktop.DBus"
         )
 
+    def alive(self) -> None:
+        """Note that bluetoothd has done something: signalled or called, or moved values through a socket.
+
+        While a flood goes through sockets it may not come to D-Bus for a long time.
+        """
+        self.signs_of_life += 1
+
     # --- what we offer ---
 
     def offer(self, path: str, thing: BusObject) -> None:
@@ -261,7 +268,8 @@ class Bus:
         self._objects.pop(path, None)
 
     def _on_message(self, message: Message) -> bool:
-        self.heard += message.message_type in (MessageType.SIGNAL, MessageType.METHOD_CALL)
+        if message.message_type in (MessageType.SIGNAL, MessageType.METHOD_CALL):
+            self.alive()
         if message.message_type is MessageType.SIGNAL:
             self.on_signal(message)
             return False

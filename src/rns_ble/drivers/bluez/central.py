@@ -328,7 +328,7 @@ class Central:
             await client.subscribe(tx, link.on_value, "the subscription to TX")
             return CallOutlet.name
         link.on_att_mtu(att_mtu)
-        self._nursery.start_soon(link.pump, inlet)
+        self._nursery.start_soon(link.pump, inlet, self._bus.alive)
         return SocketOutlet.name
 
     async def _open_outlet(self, link: BluezLink, client: Client, rx: Characteristic) -> None:
@@ -349,4 +349,4 @@ class Central:
             link.set_outlet(CallOutlet(write))
             return
         link.on_att_mtu(att_mtu)
-        link.set_outlet(SocketOutlet(taken))
+        link.set_outlet(SocketOutlet(taken, self._bus.alive))

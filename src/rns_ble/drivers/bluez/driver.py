@@ -166,12 +166,12 @@ class BleakDriver(BLEDriverInterface):
     async def _watch(self, stack: _Stack) -> None:
         while True:
             await trio.sleep(PING_INTERVAL)
-            heard = stack.bus.heard
+            before = stack.bus.signs_of_life
             try:
                 await stack.bus.ping(within=PING_TIMEOUT)
             except Unanswered:
-                # Under a flood of values the answer comes behind thousands of WriteValue calls.
-                if stack.bus.heard == heard:
+                # Under a flood of values the answer comes behind thousands of others.
+                if stack.bus.signs_of_life == before:
                     self._fail(stack, FROZEN)
                     return
             except BLEError as error:

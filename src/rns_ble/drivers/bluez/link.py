@@ -10,8 +10,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import select
 import socket
+import struct
+import termios
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, Protocol
@@ -52,13 +55,21 @@ class SocketOutlet:
 
     name = "socket"
 
-    def __init__(self, taken: socket.socket) -> None:
+    def __init__(self, taken: socket.socket, alive: Callable[[], None]) -> None:
+        """`alive` is called when bluetoothd is seen to have read from it, which it does long before it
+        answers anything when it has a lot to read.
+        """
         self.socket = trio.socket.from_stdlib_socket(taken)
+        self._alive = alive
+        self._unread = 0
 
     async def send(self, value: bytes) -> None:
         try:
+            before, self._unread = self._unread, unread(self.socket)
+            if self._unread < before:
+                self._alive()
             await self.socket.send(value)
-        except (OSError, trio.ClosedResourceError) as error:
+        except (OSError, ValueError, trio.ClosedResourceError) as error:  # a closed one has no number
             raise OutletClosed(str(error)) from error
 
     def close(self) -> None:
@@ -200,8 +211,11 @@ class BluezLink(BLELink):
             pass  # nobody is interested any more
         return True
 
-    async def pump(self, taken: socket.socket) -> None:
-        """Carry what a socket brings into the buffer until the socket ends, and the link with it. Once."""
+    async def pump(self, taken: socket.socket, alive: Callable[[], None]) -> None:
+        """Carry what a socket brings into the buffer until the socket ends, and the link with it. Once.
+
+        `alive` is called for each value: bluetoothd has sent it.
+        """
         self._inlet = inlet = trio.socket.from_stdlib_socket(taken)
         if not self.live:
             self._hang_up(inlet)
@@ -210,6 +224,7 @@ class BluezLink(BLELink):
                 value = await inlet.recv(VALUE_MAXIMUM)
                 if not value and _hung_up(inlet):
                     break
+                alive()
                 await self._inbox_send.send(value)
         except OSError as error:
             log.debug("%s: its socket: %s", self, error)
@@ -266,6 +281,12 @@ class BluezLink(BLELink):
             self._closed.set()
         with trio.CancelScope(shield=True):
             await trio.lowlevel.checkpoint()
+
+
+def unread(sent: trio.socket.SocketType) -> int:
+    """How many bytes, as the kernel counts them, the other end of a socket has not read yet."""
+    count: int = struct.unpack("i", fcntl.ioctl(sent.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
+    return count
 
 
 def _hung_up(inlet: trio.socket.SocketType) -> bool:

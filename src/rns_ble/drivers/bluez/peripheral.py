@@ -197,7 +197,7 @@ class Peripheral:
 
     def _acquire_notify(self, options: Mapping[str, Any]) -> Reply:
         ours, theirs = _pair()
-        outlet = SocketOutlet(ours)
+        outlet = SocketOutlet(ours, self._bus.alive)
         path = str(options["device"])
         if self.targeted:
             self._closed.discard(path)

@@ -1,0 +1,92 @@
+"""What the sockets to bluetoothd tell of it: whether it lives."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from rns_ble.drivers.base import Role
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="BlueZ is Linux's")
+
+VALUE = bytes(400)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Ours, and bluetoothd's."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        for one in (ours, theirs):
+            one.setblocking(False)
+        yield ours, theirs
+
+
+class Life:
+    """Counts the signs of it."""
+
+    def __init__(self) -> None:
+        self.signs = 0
+
+    def alive(self) -> None:
+        self.signs += 1
+
+
+async def no_goodbye(_link: object) -> None:
+    """Nothing is connected."""
+
+
+async def test_who_reads_lives_and_who_lets_a_socket_be_filled_perhaps_not(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    from rns_ble.drivers.bluez.link import OutletClosed, SocketOutlet
+
+    ours, theirs = pair
+    life = Life()
+    outlet = SocketOutlet(ours, life.alive)
+    sent = 0
+
+    async def flood() -> None:
+        nonlocal sent
+        while True:
+            await outlet.send(VALUE)
+            sent += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flood)
+        await wait_all_tasks_blocked()
+        fits = sent
+        assert fits > 10
+        assert life.signs == 0
+        for _ in range(fits):
+            theirs.recv(len(VALUE))
+        await wait_all_tasks_blocked()
+        assert sent > fits
+        assert life.signs == 1
+        nursery.cancel_scope.cancel()
+    outlet.close()
+    with pytest.raises(OutletClosed):
+        await outlet.send(VALUE)
+
+
+async def test_who_sends_lives(pair: tuple[socket.socket, socket.socket]) -> None:
+    from rns_ble.drivers.bluez.link import BluezLink
+
+    ours, theirs = pair
+    life = Life()
+    link = BluezLink("02:00:00:00:00:0A", Role.CENTRAL, 517, no_goodbye)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(link.pump, ours, life.alive)
+        await wait_all_tasks_blocked()
+        assert life.signs == 0
+        for _ in range(3):
+            theirs.send(VALUE)
+            assert await link.receive() == VALUE
+        theirs.close()
+    assert life.signs == 3
+    await link.aclose()
