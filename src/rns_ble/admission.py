@@ -26,7 +26,7 @@ from typing import Final
 import trio
 
 from rns_ble import quiet
-from rns_ble.candidate import SEEN_RECENTLY, Attempt, Candidate, Verdict
+from rns_ble.candidate import ATTEMPT_INTERVAL, SEEN_RECENTLY, Attempt, Candidate, Verdict
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import BLEDevice, BLELink, Role
 from rns_ble.protocol.advertisement import Capability, parse_capabilities, shown_name
@@ -34,10 +34,6 @@ from rns_ble.protocol.direction import Direction, direction
 from rns_ble.status import CandidateStatus
 
 log = quiet.logger(__name__)
-
-ATTEMPT_INTERVAL: Final = 5.0
-"""Seconds between the starts of two attempts at one address (ble-reticulum's figure): faster only meets
-the peer in the state that made the first attempt fail."""
 
 BLACKLIST_STEPS: Final = 8
 """The blacklist's time grows with each further failure up to this factor (ble-reticulum's figure)."""
@@ -134,7 +130,7 @@ class Admission:
             c
             for c in self.candidates.values()
             if not c.limiter.borrowed_tokens
-            and max(c.blacklisted_until, c.last_attempt + ATTEMPT_INTERVAL) <= now
+            and max(c.blacklisted_until, c.paced_until) <= now
             and not self._is_linked(c.address, None)  # a phone's past addresses may go, its link stays
         ]
         if not forgettable:
@@ -180,8 +176,8 @@ class Admission:
             return Decision(Verdict.TOO_WEAK)
         if now < c.blacklisted_until:
             return Decision(Verdict.BLACKLISTED, c.blacklisted_until)
-        if now < c.last_attempt + ATTEMPT_INTERVAL:
-            return Decision(Verdict.PACED, c.last_attempt + ATTEMPT_INTERVAL)
+        if now < c.paced_until:
+            return Decision(Verdict.PACED, c.paced_until)
         if c.last_seen < c.used_until:
             return Decision(Verdict.NOT_SEEN_SINCE)
         # Who could not be reached the last time has nobody's link closed for another try.
@@ -329,6 +325,7 @@ class Admission:
                 self.succeeded(dialled)
             else:
                 self.failed(dialled, now, turned_us_away=True)
+                dialled.paced_until = now + ATTEMPT_INTERVAL
         for candidate in self.candidates.values():
             if candidate.address == link.address or candidate.identity == identity:
                 candidate.seen_since = candidate.used_until = now

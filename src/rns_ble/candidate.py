@@ -15,6 +15,10 @@ import trio
 
 from rns_ble.protocol.advertisement import Capability
 
+ATTEMPT_INTERVAL: Final = 5.0
+"""Seconds between the starts of two attempts at one address (ble-reticulum's figure), and after it has turned
+us away: faster only meets the peer in the state that made the first attempt fail."""
+
 ATTEMPT_PATIENCE: Final = 5.0
 """Seconds that an attempt has the radio for itself while others wait for it. An advertiser is heard by then:
 the slowest intervals in use are 1 to 2 s. Dialling one that is gone would hold the radio for
@@ -82,6 +86,8 @@ class Candidate:
     """The kind: whether it took our connection and dropped it, or could not be reached."""
     last_attempt: float = -math.inf
     """Its start."""
+    paced_until: float = -math.inf
+    """It is not tried again before."""
     used_until: float = -math.inf
     """When the last attempt or link ended. Only a sighting after it says that the address is still in use: a
     phone, or a node that was restarted, comes back under another one."""
@@ -133,6 +139,7 @@ class Attempt:
             self._release()
             raise
         candidate.last_attempt = now
+        candidate.paced_until = now + ATTEMPT_INTERVAL
 
     def _release(self) -> None:
         while self._limiters:

@@ -11,7 +11,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rns_ble.admission import Admission
+from rns_ble.admission import Admission, Decision
 from rns_ble.candidate import Candidate, Verdict
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import BLEDevice, BLELink, Role
@@ -377,6 +377,30 @@ async def test_who_drops_a_link_has_turned_us_away_and_who_is_not_reached_has_no
     for failures in (1, 2):
         admission.failed(candidate, 0)
         assert (candidate.turned_us_away, candidate.failures) == (False, failures)
+
+
+async def test_who_has_turned_us_away_is_left_in_peace_from_then_on() -> None:
+    """It was tried long ago; what made it drop the link is so now."""
+    admission = admission_of()
+    candidate = seen(admission)
+    with admission.begin(candidate, 0):
+        link = Link(HIGHER)
+        assert admission.take_place(link, None)
+    admission.link_ended(link, IDENTITY, 9, proven=False)
+    seen(admission, now=10)
+    assert admission.decide(candidate, 10) == Decision(Verdict.PACED, 9 + 5)
+    assert admission.decide(candidate, 14).verdict is Verdict.DIAL
+
+
+async def test_who_was_of_use_is_dialled_again_as_soon_as_it_is_heard() -> None:
+    admission = admission_of()
+    candidate = seen(admission)
+    with admission.begin(candidate, 0):
+        link = Link(HIGHER)
+        assert admission.take_place(link, None)
+    admission.link_ended(link, IDENTITY, 9, proven=True)
+    seen(admission, now=10)
+    assert admission.decide(candidate, 10).verdict is Verdict.DIAL
 
 
 async def test_a_link_that_ended_says_nothing_about_other_peers() -> None:

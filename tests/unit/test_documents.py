@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rns_ble.admission import ATTEMPT_INTERVAL, BLACKLIST_STEPS
-from rns_ble.candidate import Verdict
+from rns_ble.admission import BLACKLIST_STEPS
+from rns_ble.candidate import ATTEMPT_INTERVAL, Verdict
 from rns_ble.config import BLEConfig
 from rns_ble.peer import DETACH_GRACE, SETTLE_TIME
 from rns_ble.protocol import gatt

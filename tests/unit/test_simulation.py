@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-import rns_ble.admission
+import rns_ble.candidate
 from rns_ble.admission import Admission
 from rns_ble.candidate import Attempt
 from rns_ble.mesh import Mesh
@@ -58,7 +58,7 @@ def test_who_comes_late_into_a_crowd_finds_a_place(seed: int) -> None:
 
 
 def break_pacing(monkeypatch) -> None:
-    monkeypatch.setattr(rns_ble.admission, "ATTEMPT_INTERVAL", 1.0)
+    monkeypatch.setattr(rns_ble.candidate, "ATTEMPT_INTERVAL", 1.0)
 
 
 def forget_links(monkeypatch) -> None:

@@ -19,8 +19,7 @@ from typing import Final
 
 import trio
 
-from rns_ble.admission import ATTEMPT_INTERVAL
-from rns_ble.candidate import Attempt
+from rns_ble.candidate import ATTEMPT_INTERVAL, Attempt
 from rns_ble.drivers.base import BLELink
 from rns_ble.mesh import Mesh
 from rns_ble.testing.simulation.node import CURRENT, Node
