@@ -1,4 +1,4 @@
-"""Immutable snapshots of a running interface: what `BLEInterface.status` answers.
+"""Immutable snapshots: of a running interface, for its socket, and of its mesh (`BLEInterface.snapshot`).
 
 Times are seconds: an age or a duration, never a clock reading, so that a snapshot means the same in
 another process. Counters only grow as long as what they belong to lives; rates come of two snapshots.
