@@ -22,8 +22,6 @@ INTERVAL: Final = 1.0
 ANSWER_TIMEOUT: Final = 0.5
 """Seconds for an interface to answer, during which no key is looked at."""
 
-FOREVER: Final = float("inf")
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""

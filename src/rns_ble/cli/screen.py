@@ -72,7 +72,7 @@ class _Screen:
 
     def leave(self) -> None:
         _write(_LEAVE)
-        with suppress(termios.error):  # as above
+        with suppress(termios.error):  # the terminal is gone
             termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
 
     def draw(self, title: str, render: Render) -> None:
@@ -115,7 +115,7 @@ def _size() -> tuple[int, int]:
 
 def _write(text: str) -> None:
     data = text.encode(sys.stdout.encoding or "ascii", "replace")
-    with suppress(OSError):  # as above
+    with suppress(OSError):  # the terminal is gone
         while data:
             data = data[os.write(1, data) :]
 
