@@ -14,7 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import trio
@@ -75,6 +75,11 @@ async def answer(client: trio.SocketStream) -> dict[str, Any]:
             assert received, line
             line += received
     return json.loads(line)
+
+
+async def ask_for_ever(client: trio.SocketStream) -> NoReturn:
+    while True:
+        await client.send_all(b"status\n" * 36)
 
 
 async def closed(client: trio.SocketStream) -> None:
@@ -331,7 +336,8 @@ async def test_a_client_that_never_reads_is_dropped_and_others_are_served_meanwh
         async with await served.client() as client:
             await client.send_all(b"status\n" * 36)
             assert len((await served.ask())["mesh"]["candidates"]) == 5000
-            await trio.sleep(0.3)
+            with trio.fail_after(PATIENCE), pytest.raises(trio.BrokenResourceError):
+                await ask_for_ever(client)  # the server waits for us to read, and then is gone
             await closed(client)
 
 
