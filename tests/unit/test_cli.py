@@ -83,6 +83,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["ether", "--listen", "localhost"], "'localhost' is not HOST:PORT"),
         (["radio"], "ACTION"),
         (["radio", "scan", "--seconds", "0"], "'0' is not a number of seconds"),
+        (["monitor", "--interval", "0.05"], "'0.05' is not a number of seconds, 0.1 at least"),
         (["radio", "scan", "--driver", "nonsense"], "driver = nonsense; allowed: bleak or bumble"),
         (["radio", "scan", "--service-uuid", "37145b00"], "service_uuid = 37145b00; allowed: a UUID"),
         (["radio", "connect", "hci0"], "'hci0' is not a Bluetooth address"),

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from rns_ble.cli import reticulum_config, rnsd_python
+from rns_ble.cli.arguments import add_config
 from rns_ble.cli.errors import CommandError, UsageError
 
 SHIM: Final = (
@@ -55,12 +56,7 @@ class Outcome:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument(
-        "--config",
-        metavar="DIR",
-        help="Reticulum's configuration directory, as rnsd --config takes it "
-        "(default: /etc/reticulum, ~/.config/reticulum or ~/.reticulum, as Reticulum chooses)",
-    )
+    add_config(parser)
     parser.add_argument(
         "--enable",
         action="store_true",

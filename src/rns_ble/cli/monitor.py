@@ -11,9 +11,9 @@ from functools import partial
 from typing import Final
 
 from rns_ble.cli import reticulum_config
+from rns_ble.cli.arguments import add_config, seconds
 from rns_ble.cli.errors import CommandError
 from rns_ble.cli.running import Running, ask_all
-from rns_ble.cli.status import add_config, seconds
 from rns_ble.cli.views import Line, Rates, overview
 
 INTERVAL: Final = 1.0

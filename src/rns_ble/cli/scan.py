@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rns_ble.cli import reticulum_config
+from rns_ble.cli.arguments import add_config, seconds
 from rns_ble.cli.errors import CommandError, UsageError
 from rns_ble.cli.progress import Progress
 from rns_ble.cli.running import Running, ask_all
-from rns_ble.cli.status import add_config, seconds
 from rns_ble.cli.views import Line, Style, Trends, nodes
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ import json
 import shutil
 import sys
 import time
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 from rns_ble.cli import reticulum_config
+from rns_ble.cli.arguments import add_config, seconds
 from rns_ble.cli.errors import CommandError
 from rns_ble.cli.progress import Progress
 from rns_ble.cli.running import Running, ask_all
@@ -23,24 +23,6 @@ POLL: Final = 0.25
 
 SAMPLE: Final = 0.5
 """Seconds between the two snapshots that make the rates."""
-
-
-def seconds(text: str, least: float = 0.0) -> float:
-    """For argparse: a number of seconds."""
-    with suppress(ValueError):
-        if least <= (number := float(text)) < float("inf"):
-            return number
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
-
-
-def add_config(parser: argparse.ArgumentParser) -> None:
-    """Declare `--config`."""
-    parser.add_argument(
-        "--config",
-        metavar="DIR",
-        help="Reticulum's configuration directory, as rnsd --config takes it "
-        "(default: /etc/reticulum, ~/.config/reticulum or ~/.reticulum, as Reticulum chooses)",
-    )
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

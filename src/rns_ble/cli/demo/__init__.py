@@ -11,8 +11,10 @@ import argparse
 import json
 import re
 import sys
+from functools import partial
 from typing import Final
 
+from rns_ble.cli.arguments import seconds
 from rns_ble.cli.errors import require
 
 NODES_MAXIMUM: Final = 8
@@ -44,16 +46,6 @@ def _size(text: str) -> int:
     return size
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
-    return seconds
-
-
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
@@ -72,7 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--timeout",
-        type=_seconds,
+        type=partial(seconds, least=0.1),
         default=TIMEOUT_DEFAULT,
         metavar="SECONDS",
         help=f"give up after this time (default: {TIMEOUT_DEFAULT:.0f})",

@@ -15,10 +15,10 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from rns_ble.cli.arguments import add_config
 from rns_ble.cli.doctor.finding import Check, Finding, State, skipped
 from rns_ble.cli.errors import UsageError
 from rns_ble.cli.progress import Progress
-from rns_ble.cli.status import add_config
 
 if TYPE_CHECKING:
     from rns_ble.cli.doctor.case import Case

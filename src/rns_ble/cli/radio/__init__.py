@@ -10,10 +10,11 @@ import argparse
 import logging
 import re
 import sys
-from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from typing import Final
 
+from rns_ble.cli.arguments import seconds
 from rns_ble.cli.errors import UsageError
 from rns_ble.cli.progress import Progress
 
@@ -31,13 +32,6 @@ def _address(text: str) -> str:
     if not _ADDRESS.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a Bluetooth address like C0:FF:EE:00:00:01")
     return text.upper().replace("-", ":")
-
-
-def _seconds(text: str) -> float:
-    with suppress(ValueError):
-        if 0 < (seconds := float(text)) < float("inf"):
-            return seconds
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
 
 
 def _number(text: str) -> int:
@@ -68,10 +62,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     scan = action("scan", "list who is in range; exit code 0 when anybody is")
     scan.add_argument(
-        "--seconds", type=_seconds, default=SCAN_SECONDS, help=f"how long (default: {SCAN_SECONDS:g})"
+        "--seconds",
+        type=partial(seconds, least=0.1),
+        default=SCAN_SECONDS,
+        help=f"how long (default: {SCAN_SECONDS:g})",
     )
     serve = action("serve", "advertise, accept connections, and send back every test value, until Ctrl-C")
-    serve.add_argument("--seconds", type=_seconds, help="end after this time")
+    serve.add_argument("--seconds", type=partial(seconds, least=0.1), help="end after this time")
     connect = action("connect", "connect to a machine that serves, and check what it sends back")
     connect.add_argument(
         "--bytes", type=_number, action="append", help="size of a value; again for several (default: a range)"
@@ -91,7 +88,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         )
         parser_.add_argument(
             "--timeout",
-            type=_seconds,
+            type=partial(seconds, least=0.1),
             default=TIMEOUT,
             help=f"seconds to hear it, and again to connect (default: {TIMEOUT:g})",
         )
