@@ -1,70 +1,29 @@
-"""The laboratory, and the guests: one for each file of tests, with each generation of BlueZ.
+"""The guests run beside all other tests, and their own test comes last: it waits for them.
 
-Two for each processor run at a time, for they mostly wait. With so many kernels something can be late
-without being wrong; so tests that fail there have a second guest when all others have ended, alone.
-What passes only then is told at the end.
+What fails in one of many guests has a second guest then, alone. What passes only there is told at the end.
 """
 
 from __future__ import annotations
 
-import itertools
+import json
 import os
-import re
-import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 import pytest
 import trio
 
+from tests.guest.guests import CHECKOUT, GOODBYE, Guest, Outcome, run_one
+
 HERE: Final = Path(__file__).parent
-CHECKOUT: Final = HERE.parents[1]
-LAB: Final = CHECKOUT / "tests" / "bluez" / "lab"
 
 GENERATIONS: Final = ("5.66", "5.82")
-CONTROLLERS: Final = "4"  # a peripheral and three centrals
-TIME_LIMIT: Final = "900"  # seconds; a guest that hangs is stopped then, and its output shown
-HANGS: Final = "faulthandler_timeout=180"  # seconds in one test, after which pytest shows where it stands
 IMPOSSIBLE: Final = 77  # setup's exit status on a machine that can't have the laboratory
-LAST_LINE: Final = re.compile(r"=+ .*\d (passed|failed|skipped|error).* in \d")  # pytest's
-COUNT: Final = re.compile(r"(\d+) (passed|failed|skipped|error)")
-FAILED: Final = re.compile(r"(?:FAILED|ERROR) (tests/.+?)(?: - |$)")
-GOODBYE: Final = 10  # seconds that a guest, or the build, may take to end when it is interrupted
-
-Show = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How something ended, and every line that it printed."""
-
-    status: int
-    lines: list[str]
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.lines)
-
-    @property
-    def counts(self) -> Counter[str]:
-        """How many tests passed, were skipped and failed; empty when pytest did not get that far."""
-        last = next((line for line in reversed(self.lines) if LAST_LINE.match(line)), "")
-        return Counter({what: int(number) for number, what in COUNT.findall(last)})
-
-    @property
-    def good(self) -> bool:
-        return self.status == 0 and bool(self.counts)
-
-    @property
-    def failed(self) -> list[str]:
-        """The tests that failed, by pytest's names for them."""
-        return [match[1] for line in self.lines if (match := FAILED.match(line))]
+WANTED: Final = "RNS_BLE_GUEST"
 
 
 @dataclass
@@ -87,7 +46,93 @@ class Guests:
     generations: dict[str, Generation]
 
 
+class FirstRound:
+    """The process that runs all guests once."""
+
+    def __init__(self, generations: list[str], result: Path) -> None:
+        self.generations = generations
+        self._result = result
+        # That of pytest's own output, which is not captured just now.
+        self._output = os.dup(sys.stdout.fileno())
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.guest", str(result), *generations],
+            cwd=CHECKOUT,
+            stdin=subprocess.PIPE,
+            stdout=self._output,
+            start_new_session=True,
+        )
+
+    def show(self, line: str) -> None:
+        os.write(self._output, f"\n{line}".encode())
+
+    def wait(self) -> tuple[Outcome, list[Guest]]:
+        status = self._process.wait()
+        assert status == 0, f"python -m tests.guest ended with status {status}; its output says why"
+        said = json.loads(self._result.read_text())
+        guests = [
+            Guest(guest["generation"], guest["tests"], Outcome(**guest["outcome"]))
+            for guest in said["guests"]
+        ]
+        return Outcome(**said["setup"]), guests
+
+    def end(self) -> None:
+        """End it, if it runs still, and all that it has started."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(2 * GOODBYE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        os.close(self._output)
+
+
+FIRST_ROUND = pytest.StashKey[FirstRound]()
 GUESTS = pytest.StashKey[Guests]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: HERE in item.path.parents)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    config = session.config
+    chosen = {
+        item.callspec.params["generation"]
+        for item in session.items
+        if isinstance(item, pytest.Function) and HERE in item.path.parents
+    }
+    generations = [generation for generation in GENERATIONS if generation in chosen]
+    if WANTED in os.environ and generations and not config.option.collectonly:
+        factory: pytest.TempPathFactory = config._tmp_path_factory  # type: ignore[attr-defined]
+        config.stash[FIRST_ROUND] = FirstRound(generations, factory.mktemp("guests") / "result.json")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (first := session.config.stash.get(FIRST_ROUND, None)) is not None:
+        first.end()
+
+
+@pytest.fixture(scope="session")
+def guests(request: pytest.FixtureRequest) -> Guests:
+    """Waits for the guests, and has what failed in them repeated."""
+    first = request.config.stash[FIRST_ROUND]
+    setup, ran = first.wait()
+    generations = {name: Generation() for name in first.generations}
+    processor = min(os.sched_getaffinity(0))
+    for guest in ran:
+        generation = generations[guest.generation]
+        generation.counts += guest.outcome.counts
+        if not guest.to_repeat:
+            continue
+        second = trio.run(run_one, guest.generation, processor, first.show, guest.to_repeat)
+        if second.outcome.good:
+            generation.late += guest.to_repeat
+        else:
+            generation.failures += [guest.outcome.text, second.outcome.text]
+    request.config.stash[GUESTS] = told = Guests(setup, generations if ran else {})
+    return told
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -98,126 +143,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.line(f"BlueZ {name}: {counts or 'no test ended'}")
             for test in generation.late:
                 terminalreporter.line(f"BlueZ {name}: passed in a second guest, alone: {test}")
-
-
-def _generations(session: pytest.Session) -> list[str]:
-    """Those whose test is among those to be run."""
-    chosen = {
-        item.callspec.params["generation"]
-        for item in session.items
-        if isinstance(item, pytest.Function) and HERE in item.path.parents
-    }
-    return [generation for generation in GENERATIONS if generation in chosen]
-
-
-@pytest.fixture(scope="session")
-def guests(request: pytest.FixtureRequest) -> Guests:
-    """Builds the laboratory, and runs the guests. What takes minutes tells, line by line, what it does."""
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    stash = request.config.stash
-
-    def show(line: str) -> None:
-        with capture.global_and_fixture_disabled():
-            sys.stdout.write(f"\n{line}")
-            sys.stdout.flush()
-
-    try:
-        stash[GUESTS] = trio.run(_run_all, _generations(request.session), show)
-    except BaseExceptionGroup as group:
-        if group.subgroup(KeyboardInterrupt):
-            raise KeyboardInterrupt from None  # which pytest does not look for in a group
-        raise
-    return stash[GUESTS]
-
-
-async def _run_all(names: list[str], show: Show) -> Guests:
-    setup = await _run(["bash", str(LAB / "setup"), *names], show)
-    if setup.status != 0:
-        return Guests(setup, {})
-    generations = {name: Generation() for name in names}
-    processors = sorted(os.sched_getaffinity(0))
-    to_do = iter(list(itertools.product(_files(), names)))
-    again: list[tuple[str, list[str], Outcome]] = []
-
-    async def work(processor: int) -> None:
-        for file, name in to_do:
-            outcome = await _run_guest(name, processor, show, [file])
-            generations[name].counts += outcome.counts
-            if not outcome.good:
-                again.append((name, outcome.failed or [file], outcome))
-
-    async with trio.open_nursery() as nursery:
-        for processor in (*processors, *processors):
-            nursery.start_soon(work, processor)
-    for name, tests, first in again:
-        generation = generations[name]
-        second = await _run_guest(name, processors[0], show, tests)
-        if second.good:
-            generation.late += tests
-        else:
-            generation.failures += [first.text, second.text]
-    return Guests(setup, generations)
-
-
-def _files() -> list[str]:
-    """The long ones first, so that none is left over at the end."""
-    files = (CHECKOUT / "tests" / "bluez").glob("test_*.py")
-    return [str(file.relative_to(CHECKOUT)) for file in sorted(files, key=lambda file: -file.stat().st_size)]
-
-
-async def _run_guest(generation: str, processor: int, show: Show, tests: list[str]) -> Outcome:
-    def progress(line: str) -> None:
-        if line.startswith("tests/"):
-            show(f"BlueZ {generation}: {line}")
-        elif line.startswith("  BlueZ "):
-            show(line.strip())  # a figure that a test gives
-
-    boot = ["bash", str(LAB / "boot"), "--bluez", generation, "-n", CONTROLLERS, "-t", TIME_LIMIT]
-    pytest_ = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", HANGS, *tests]
-    outcome = await _run(
-        ["taskset", "-c", str(processor), *boot, "--python", sys.executable, *pytest_], progress
-    )
-    if not outcome.good:
-        for test in outcome.failed or tests:
-            show(f"BlueZ {generation}: failed: {test}")
-    return outcome
-
-
-async def _run(command: list[str], show: Show) -> Outcome:
-    """Runs a command, and shows each line when it comes. Cancelled: ends it, and all that it has started."""
-    lines = []
-    async with trio.open_nursery() as nursery:
-        process: trio.Process = await nursery.start(
-            partial(
-                trio.run_process,
-                command,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                check=False,
-                cwd=CHECKOUT,
-                start_new_session=True,
-                deliver_cancel=_end,
-            )
-        )
-        assert process.stdout is not None
-        async for line in _lines(process.stdout):
-            lines.append(line)
-            show(line)
-    assert process.returncode is not None
-    return Outcome(process.returncode, lines)
-
-
-async def _lines(stream: trio.abc.ReceiveStream) -> AsyncIterator[str]:
-    rest = b""
-    async for chunk in stream:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line.decode(errors="replace").rstrip()
-    if rest:
-        yield rest.decode(errors="replace").rstrip()
-
-
-async def _end(process: trio.Process) -> None:
-    os.killpg(process.pid, signal.SIGTERM)
-    await trio.sleep(GOODBYE)
-    os.killpg(process.pid, signal.SIGKILL)

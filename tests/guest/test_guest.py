@@ -1,7 +1,7 @@
 """tests/bluez inside the laboratory's guest, with the real bluetoothd of two generations.
 
 Only where RNS_BLE_GUEST is set. The first run builds the laboratory, which takes some minutes; see
-docs/bluez-lab.md. How the guests are run is in conftest.py.
+docs/bluez-lab.md. How the guests are run is in conftest.py and guests.py.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import os
 
 import pytest
 
-from tests.guest.conftest import GENERATIONS, IMPOSSIBLE, Guests
+from tests.guest.conftest import GENERATIONS, IMPOSSIBLE, WANTED, Guests
 
 pytestmark = pytest.mark.skipif(
-    "RNS_BLE_GUEST" not in os.environ,
+    WANTED not in os.environ,
     reason="builds and boots a guest with the real BlueZ, 20 minutes the first time: RNS_BLE_GUEST=1 pytest "
     "tests/guest, or nox -s bluez",
 )
