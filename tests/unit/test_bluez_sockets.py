@@ -74,6 +74,18 @@ async def test_who_reads_lives_and_who_lets_a_socket_be_filled_perhaps_not(
         await outlet.send(VALUE)
 
 
+async def test_one_that_fails_closes_itself(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Links may share it; each learns it from that."""
+    from rns_ble.drivers.bluez.link import OutletClosed, SocketOutlet
+
+    ours, theirs = pair
+    outlet = SocketOutlet(ours, Life().alive)
+    theirs.close()
+    with pytest.raises(OutletClosed):
+        await outlet.send(VALUE)
+    assert outlet.socket.fileno() < 0
+
+
 async def test_who_sends_lives(pair: tuple[socket.socket, socket.socket]) -> None:
     from rns_ble.drivers.bluez.link import BluezLink
 

@@ -32,7 +32,7 @@ RECEIVE_BUFFERED: Final = 256
 
 
 class OutletClosed(Exception):
-    """The outlet takes no more; a link in the peripheral role may get a new one."""
+    """The outlet takes no more, and has closed itself; a link in the peripheral role may get a new one."""
 
 
 class Outlet(Protocol):
@@ -70,6 +70,7 @@ class SocketOutlet:
                 self._alive()
             await self.socket.send(value)
         except (OSError, ValueError, trio.ClosedResourceError) as error:  # a closed one has no number
+            self.close()  # whoever shares it waits for that
             raise OutletClosed(str(error)) from error
 
     def close(self) -> None:
@@ -188,7 +189,6 @@ class BluezLink(BLELink):
                     if self._outlet is outlet:
                         log.debug("%s: BlueZ takes no more values: %s", self, error)
                         self._outlet = None
-                    outlet.close()
                     if self.role is Role.CENTRAL:
                         self.end("BlueZ takes no more values")  # nor will it give us another outlet
             raise LinkLost(f"the link to {self.address} has ended")
