@@ -11,6 +11,7 @@ import trio
 
 from rns_ble.drivers.base import BLELink
 from rns_ble.drivers.bluez import BleakDriver
+from rns_ble.drivers.bluez.examination import examine
 from rns_ble.testing.checkpoints import Way
 from tests.bluez import census, laboratory
 from tests.bluez.awaits import all_awaits, missed, needs_a_fault
@@ -21,12 +22,13 @@ from tests.bluez.interrupted import (
     connects,
     echoes,
     figure,
+    nothing_left,
     nothing_linked,
 )
 from tests.bluez.test_bluez_faults import link, sighted, start
 from tests.bluez.test_bluez_pressure import answer
 
-SCENARIOS: Final = 6
+SCENARIOS: Final = 7
 """So many names have runs when all tests have run."""
 
 
@@ -52,6 +54,15 @@ async def test_entering_starting_and_leaving(names: list[str], outages: list[str
     await cancelled_everywhere("enter", seen, run_on_one_that_is_off)
     await census.back_to(before, census.AT_ONCE)
     outages.append(figure("enter", began))
+
+
+async def test_examining(adapters: list[str], outages: list[str]) -> None:
+    async def run(cancelling: Cancelling) -> None:
+        with cancelling.at_once():
+            await examine()
+
+    async with nothing_left("examine", outages):
+        await cancelled_everywhere("examine", set(), run)
 
 
 async def test_switching_on_and_off(names: list[str], outages: list[str]) -> None:
