@@ -134,6 +134,20 @@ def never_fails(one: Await) -> bool:
     return (one.module, one.function, one.line) in NEVER_FAILS
 
 
+def caught(error: str) -> set[Place]:
+    """The awaits in the body of a `try` that has a handler for this error, by its name."""
+    found = set()
+    for source in PACKAGE.glob("*.py"):
+        places = awaits_of(source)
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.Try) and any(
+                error in ast.unparse(handler.type) for handler in node.handlers if handler.type is not None
+            ):
+                last = node.body[-1].end_lineno or 0
+                found |= {place for place in places if node.body[0].lineno <= place.line <= last}
+    return found
+
+
 def missed(wanted: Callable[[Await], bool], version: tuple[int, int], reached: Container[Place]) -> list[str]:
     """Of the awaits that are wanted, those that no scenario has reached."""
     elsewhere = SHARED_ONLY if version >= TARGETED_SINCE else TARGETED_ONLY

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -135,14 +135,14 @@ class Throwing(Interruption):
     New is a way on which a line waits out of which none has come yet, in this kind of call or task.
     """
 
-    def __init__(self, thrown: set[Way], kind: type[Exception]) -> None:
-        super().__init__(set())
+    def __init__(self, thrown: set[Way], kind: type[Exception], meant: Meant = bool) -> None:
+        super().__init__(set(), meant)
         self.error = kind("thrown by a test")
         self._thrown = thrown
         """Pairs of a line that waits, and the outermost one: in what."""
 
     def _is_new(self, way: Way) -> bool:
-        return not pairs(way) <= self._thrown
+        return bool(self._meant(way)) and not pairs(way) <= self._thrown
 
     def _ways(self) -> list[tuple[trio.lowlevel.Task, Way]]:
         """Of the tasks that wait, in our code, for something that may fail: not inside of trio-asyncio."""
@@ -311,9 +311,12 @@ async def echoes(ours: BLELink) -> None:
 
 
 async def connects(central: BleakDriver, address: str) -> None:
-    """A normal life."""
-    await sighted(central, address)
+    """A normal life. What BlueZ remembers of an attempt that was interrupted may spoil the next one."""
     with trio.fail_after(PATIENCE):
-        ours = await central.connect(address)
+        while True:
+            await sighted(central, address)
+            with suppress(PeerUnreachable):
+                ours = await central.connect(address)
+                break
         await echoes(ours)
         await ours.aclose()
