@@ -26,7 +26,7 @@ RESULTS: Final = DOCS / "performance"
 
 REPEATS: Final = 7
 """Runs of the codec: what a machine that does other things as well gives differs from run to run."""
-NODES: Final = (10, 25, 50, 100)
+NODES: Final = (10, 50, 100, 200, 500)
 SEEDS: Final = (0, 1, 2)
 
 COLOURS: Final = ("#4051b5", "#b0b7e0", "#c75b12", "#eac1a3")
@@ -54,7 +54,7 @@ def draw_diagrams() -> None:
 
 
 def measure() -> None:
-    """Run every benchmark, and keep what it says. Some minutes."""
+    """Run every benchmark, and keep what it says. A quarter of an hour."""
     codec = [_benchmark("fragment_throughput.py", "--rounds", "5") for _ in range(REPEATS)]
     _keep("codec", {"runs": codec})
     _keep("waiting", {"runs": [_benchmark("overload.py", "--seconds", "100", "--rounds", "3")]})
@@ -195,7 +195,7 @@ def _plot_mesh(kept: dict[str, Any]) -> None:
 def main() -> None:
     """Measure if wanted, and draw."""
     parser = argparse.ArgumentParser(description="Draw the figures of the documents.")
-    parser.add_argument("--measure", action="store_true", help="run the benchmarks before: some minutes")
+    parser.add_argument("--measure", action="store_true", help="run the benchmarks before: a quarter of an hour")
     arguments = parser.parse_args()
     if arguments.measure:
         RESULTS.mkdir(exist_ok=True)
