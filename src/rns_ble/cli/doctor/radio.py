@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from rns_ble.cli import processes, reticulum_config
+from rns_ble.cli import processes
 from rns_ble.cli.doctor.bluez import RESTART
 from rns_ble.cli.doctor.case import Case
 from rns_ble.cli.doctor.finding import Command, Edit, Finding, Mend, failed, ok, skipped, warning
-from rns_ble.cli.errors import CommandError
+from rns_ble.cli.doctor.reticulum import changed_line
 
 if TYPE_CHECKING:
     from rns_ble.config import BLEConfig
@@ -87,14 +87,7 @@ def _missing(case: Case, name: str, config: BLEConfig) -> Finding:
 
 def _name_another(case: Case, name: str, adapter: AdapterFacts) -> Mend:
     line = f"adapter = {adapter.address}"
-    what = f"set `{line}` in [[{name}]] of {case.config}"
-    if isinstance(case.data, bytes):
-        try:
-            after = reticulum_config.with_line(case.data, name, "adapter", lambda _: line)
-        except CommandError:
-            return what
-        return Edit(what, case.config, after)
-    return what
+    return changed_line(case, name, "adapter", f"set `{line}`", lambda _: line)
 
 
 def _raw_users(case: Case) -> list[processes.Process]:

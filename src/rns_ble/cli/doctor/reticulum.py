@@ -103,7 +103,7 @@ def _check_section(case: Case, name: str, section: Mapping[str, str]) -> Iterato
             yield warning(
                 "section",
                 f"[[{name}]]: nobody knows {key_}; did you mean {nearest}?",
-                _line(case, name, key_, f"call it {nearest}", _renamed(key_, nearest)),
+                changed_line(case, name, key_, f"call it {nearest}", _renamed(key_, nearest)),
             )
 
 
@@ -112,16 +112,17 @@ def _renamed(key: str, nearest: str) -> Callable[[str], str]:
 
 
 def _without(case: Case, name: str, key: str) -> Mend:
-    return _line(case, name, key, f"comment out {key}", lambda line: f"# {line}")
+    return changed_line(case, name, key, f"comment out {key}", lambda line: f"# {line}")
 
 
 def _enable(case: Case, name: str, section: Mapping[str, str]) -> Mend:
     if "enabled" in section:
-        return _line(case, name, "enabled", "set `enabled = yes`", lambda _: "enabled = yes")
-    return _line(case, name, "type", "add `enabled = yes`", lambda line: f"{line}\nenabled = yes")
+        return changed_line(case, name, "enabled", "set `enabled = yes`", lambda _: "enabled = yes")
+    return changed_line(case, name, "type", "add `enabled = yes`", lambda line: f"{line}\nenabled = yes")
 
 
-def _line(case: Case, name: str, key: str, what: str, change: Callable[[str], str]) -> Mend:
+def changed_line(case: Case, name: str, key: str, what: str, change: Callable[[str], str]) -> Mend:
+    """Another line, or more, where that interface has this key (`reticulum_config.with_line`)."""
     what = f"{what} in [[{name}]] of {case.config}"
     return _edit(case, what, lambda data: reticulum_config.with_line(data, name, key, change))
 
