@@ -14,6 +14,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -176,26 +178,45 @@ def on_path() -> tuple[str, str] | None:
 UNIT: Final = "rnsd.service"
 """What people call it; Reticulum's manual does, too."""
 
-_EXEC_START: Final = re.compile(r"^ExecStart[ \t]*=[ \t]*[-@:+!]*\"?([^\s\"]+)", re.MULTILINE)
-"""The program, after the signs that say how it is started (systemd.service(5))."""
+_EXEC_START: Final = re.compile(r"^ExecStart[ \t]*=[ \t]*[-@:+!]*\"?([^\s\"]*)", re.MULTILINE)
+"""The program, after the signs that say how it is started; none: forget those before (systemd.service(5))."""
 
 
 def in_service(root: Path = Path("/")) -> tuple[str, str] | None:
     """The rnsd that systemd would start for this user or for the machine, and its interpreter; None without
     such a unit.
     """
-    user = Path.home() / ".config" / "systemd" / "user"
+    user = (Path.home() / ".config" / "systemd" / "user",)
     machine = (root / "etc/systemd/system", root / "usr/lib/systemd/system", root / "lib/systemd/system")
-    for unit in (directory / UNIT for directory in (user, *machine)):
-        try:
-            started = _EXEC_START.search(unit.read_text())
-        except (OSError, UnicodeError):
+    for directories in (user, machine):
+        unit = next((place / UNIT for place in directories if os.path.isfile(place / UNIT)), None)
+        if unit is None:
             continue
-        program = Path(started[1].replace("%h", str(Path.home()))) if started else Path()
+        program = _started_by([unit, *_drop_ins(directories)])
         interpreter = str(program) if "python" in program.name else interpreter_of(program)
         if interpreter is not None:
             return str(unit), interpreter
     return None
+
+
+def _drop_ins(directories: Sequence[Path]) -> list[Path]:
+    """What changes the unit, in the order in which systemd reads it (systemd.unit(5)): by name, and of two
+    with one name the one in the first directory.
+    """
+    found: dict[str, Path] = {}
+    for directory in reversed(directories):
+        found |= {path.name: path for path in (directory / f"{UNIT}.d").glob("*.conf")}
+    return [found[name] for name in sorted(found)]
+
+
+def _started_by(files: Iterable[Path]) -> Path:
+    """The program that a unit and its drop-ins start; no path at all where they start none."""
+    programs: list[str] = []
+    for file in files:
+        with suppress(OSError):  # unreadable
+            for program in _EXEC_START.findall(file.read_text(errors="replace")):
+                programs = [*programs, program] if program else []
+    return Path(programs[0].replace("%h", str(Path.home()))) if programs else Path()
 
 
 def warning(driver: str = "bleak") -> str | None:

@@ -98,6 +98,31 @@ def test_the_rnsd_of_a_service_goes_before_the_one_of_the_shell(
     assert Case(str(home), root=home).program == Program(str(home / "bin" / "rnsd"), sys.executable)
 
 
+@pytest.mark.parametrize("place", ["etc/systemd/system", ".config/systemd/user"])
+def test_a_drop_in_says_where_the_rnsd_of_a_service_is(place: str, home: Path, bare: Path) -> None:
+    """As docs/deployment.md has it for an rnsd in a virtual environment."""
+    rnsd(home, sys.executable)
+    script = rnsd(bare.parents[1], bare)
+    unit = home / place / "rnsd.service"
+    drop_ins = unit.with_name("rnsd.service.d")
+    drop_ins.mkdir(parents=True)
+    unit.write_text("[Service]\nExecStart=%h/.local/bin/rnsd\n")
+    (drop_ins / "override.conf").write_text(f"[Service]\nExecStart=\nExecStart={script}\n")
+    (drop_ins / "unblock-bluetooth.conf").write_text("[Service]\nExecStartPre=-/bin/true\n")
+    assert Case(str(home), root=home).program == Program(str(unit), str(bare))
+
+
+def test_of_two_drop_ins_with_one_name_that_of_etc_counts(home: Path, bare: Path) -> None:
+    script = rnsd(bare.parents[1], bare)
+    for place, program in (("etc/systemd/system", str(script)), ("lib/systemd/system", "/nowhere/rnsd")):
+        drop_in = home / place / "rnsd.service.d" / "override.conf"
+        drop_in.parent.mkdir(parents=True)
+        drop_in.write_text(f"[Service]\nExecStart=\nExecStart={program}\n")
+    unit = home / "lib/systemd/system/rnsd.service"
+    unit.write_text("[Service]\nExecStart=/usr/bin/rnsd\n")
+    assert Case(str(home), root=home).program == Program(str(unit), str(bare))
+
+
 def test_an_rnsd_whose_python_has_gone(home: Path, bare: Path) -> None:
     """As after an upgrade of the system, which takes away what virtual environments link to."""
     broken = home / "venv" / "bin" / "python3"
