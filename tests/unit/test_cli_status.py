@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 import rns_ble
+from rns_ble.candidate import Verdict
 from rns_ble.cli import main, running, scan
 from rns_ble.cli.running import Running, as_user, ask_all, not_yours
 from rns_ble.cli.tables import Column, duration, plain, size, table
-from rns_ble.cli.views import Rates, Style, Trends, overview, why
+from rns_ble.cli.views import IN_FLIGHT, LINKED, Rates, Style, Trends, overview, why
 from rns_ble.status import CandidateStatus, InterfaceStatus, LinkStatus, MeshStatus, PeerStatus, as_json
 from rns_ble.status_socket import address_in, file_name, opened
 
@@ -447,6 +448,11 @@ def test_everything_can_be_shown_however_narrow() -> None:
 )
 def test_why(change: dict[str, Any], said: str) -> None:
     assert why({**asdict(LEFT_ALONE), **change}) == said
+
+
+def test_the_verdicts_that_are_looked_for_are_those_that_there_are() -> None:
+    """The view does without the mesh's modules, which take long to import."""
+    assert (Verdict.LINKED.value, Verdict.IN_FLIGHT.value) == (LINKED, IN_FLIGHT)
 
 
 def test_rates_come_of_two_snapshots_and_not_of_two_lives_of_a_peer() -> None:
