@@ -195,7 +195,7 @@ def _plot_mesh(kept: dict[str, Any]) -> None:
 def main() -> None:
     """Measure if wanted, and draw."""
     parser = argparse.ArgumentParser(description="Draw the figures of the documents.")
-    parser.add_argument("--measure", action="store_true", help="run the benchmarks before: a quarter of an hour")
+    parser.add_argument("--measure", action="store_true", help="run the benchmarks before: 15 minutes")
     arguments = parser.parse_args()
     if arguments.measure:
         RESULTS.mkdir(exist_ok=True)
