@@ -14,6 +14,7 @@ from rns_ble.drivers.asyncio_loop import open_asyncio_loop
 from rns_ble.drivers.base import BLEDriverInterface, BLEError, BLELink, LinkLost
 from rns_ble.drivers.hci import BumbleDriver, VirtualRadio
 from rns_ble.drivers.hci.ether import serve_ether
+from rns_ble.drivers.hci.stack import COMMAND_TIMEOUT
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID
 from rns_ble.testing.checkpoints import Strike, at_every_checkpoint
 from rns_ble.testing.virtual_time import run_in_virtual_time
@@ -380,6 +381,32 @@ def test_leaving_when_a_connect_has_just_begun(seed: int, steps: int) -> None:
             assert not pair.radio.dialling
 
     run_in_virtual_time(scenario, seed=seed)
+
+
+def test_leaving_a_controller_that_does_not_answer_any_more() -> None:
+    """It is asked once, not once for each goodbye."""
+    took = 0.0
+
+    async def scenario() -> None:
+        nonlocal took
+        async with a_pair() as pair:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery, pair.ours:
+                    await pair.start(pair.ours)
+                    address = await pair.sighted()
+                    await pair.ours.stop_advertising()
+                    await pair.theirs.stop_advertising()
+                    nursery.start_soon(keep_dialling, pair.ours, address)
+                    await trio.sleep(1)
+                    assert pair.radio.dialling
+                    for controller in pair.radio.controllers:
+                        controller.on_packet = lambda _packet: None  # type: ignore[method-assign]
+                    left = trio.current_time()
+                    scope.cancel()
+            took = trio.current_time() - left
+
+    run_in_virtual_time(scenario)
+    assert took == pytest.approx(COMMAND_TIMEOUT)
 
 
 async def keep_dialling(driver: BLEDriverInterface, address: str) -> None:

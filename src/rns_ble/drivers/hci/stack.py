@@ -102,6 +102,7 @@ class Stack:
         self._dial: _Dial | None = None
         self._ends: dict[int, trio.Event] = {}
         self._opening = trio.CancelScope()
+        self._answers = True  # until a command was not answered: then it is asked nothing more
         self.host = RadioHost()
         self.host.set_packet_source(transport.source)
         self.host.set_packet_sink(transport.sink)
@@ -195,10 +196,13 @@ class Stack:
         self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """`call` for goodbyes, which are also said when the driver is being left."""
+        if not self._answers:
+            raise self.gone()
         try:
             with trio.CancelScope(shield=True):
                 result = await self.loop.run_aio_coroutine(function(*args, **kwargs))
         except (CommandTimeoutError, TransportLostError, asyncio.CancelledError) as error:
+            self._answers = False
             if self.failure is None:
                 name = self._transport.name
                 self.fail(AdapterUnavailable(f"{name} does not answer: {self._transport.restart}"))
