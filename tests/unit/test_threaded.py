@@ -10,12 +10,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 import trio
+import trio.testing
 
 import rns_ble
 from rns_ble.config import BLEConfig
@@ -34,7 +36,7 @@ from rns_ble.drivers.base import (
     ProtocolViolation,
 )
 from rns_ble.drivers.threaded import ThreadedDriver
-from rns_ble.drivers.threaded.calls import CALLS_MAXIMUM, EVENTS_FLOOD, EVENTS_MAXIMUM
+from rns_ble.drivers.threaded.calls import CALLS_MAXIMUM, EVENTS_FLOOD, EVENTS_MAXIMUM, Inlet, Threads
 from rns_ble.drivers.threaded.connections import LINKS_PER_IDENTITY
 from rns_ble.drivers.threaded.contract import BLEDevice
 from rns_ble.drivers.threaded.link import RECEIVE_BUFFERED
@@ -208,6 +210,31 @@ def test_what_the_driver_tells_when_trio_has_ended_is_nobodys_business() -> None
     trio.run(main)
     puppet.link(NAME, "peripheral")
     elsewhere(puppet.on_data_received, NAME, b"late")
+
+
+async def test_what_is_told_during_a_call_is_done_before_its_end_though_another_thread_tells_too() -> None:
+    token = trio.lowlevel.current_trio_token()
+    inlet, threads, done = Inlet(Mock()), Threads(), list[str]()
+    held, late = threading.Event(), threading.Event()
+
+    class Held:
+        """The kernel takes the processor from the other thread, at the worst moment."""
+
+        def run_sync_soon(self, *arguments: Any, **options: Any) -> None:
+            if threading.current_thread() is other:
+                held.set()
+                late.wait()
+            token.run_sync_soon(*arguments, **options)
+
+    inlet._token = Held()  # type: ignore[assignment]
+    other = threading.Thread(target=inlet.put, args=(partial(done.append, "other"),))
+    other.start()
+    await trio.to_thread.run_sync(held.wait)
+    await threads.call(inlet.put, partial(done.append, "mine"))
+    seen = done.copy()
+    late.set()
+    await trio.to_thread.run_sync(other.join)
+    assert seen == ["other", "mine"]
 
 
 async def test_values_from_many_threads_at_once_arrive_each_once_and_each_threads_in_order() -> None:
@@ -563,6 +590,33 @@ async def test_a_goodbye_that_hangs_is_bounded() -> None:
     hanging.set()
 
 
+async def test_leaving_is_bounded_also_when_a_link_hangs_already() -> None:
+    hanging = threading.Event()
+    puppet = Puppet()
+    puppet.acts["disconnect"] = lambda _address: hanging.wait()
+    puppet.acts["stop"] = hanging.wait
+    async with ThreadedDriver(puppet) as driver, trio.open_nursery() as nursery:
+        await start(driver)
+        nursery.start_soon((await accepted(puppet, driver)).aclose)
+        await trio.testing.wait_all_tasks_blocked()
+        left = trio.current_time()
+        await driver.stop()
+        assert trio.current_time() - left < GOODBYE_TIMEOUT + 1
+    hanging.set()
+
+
+async def test_while_the_interpreter_ends_and_starts_no_thread_goodbyes_are_said_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    no_more = Mock(side_effect=RuntimeError("can't create new thread at interpreter shutdown"))
+    async with a_puppet() as (puppet, driver):
+        await accepted(puppet, driver)
+        monkeypatch.setattr(trio.lowlevel, "start_thread_soon", no_more)
+        monkeypatch.setattr(threading.Thread, "start", no_more)
+    driver.stop_early(within=10)
+    assert puppet.calls[-2:] == [f"disconnect {NAME}", "stop"]
+
+
 async def test_what_it_says_goes_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "rns_ble")
     async with a_puppet() as (puppet, _driver):
@@ -645,6 +699,18 @@ def test_a_driver_that_was_started_early_for_nothing_is_stopped() -> None:
     driver = ThreadedDriver(puppet)
     driver.start_early(SERVICE_UUID, RX_UUID, TX_UUID, IDENTITY_UUID, within=10)
     driver.stop_early(within=10)
+    assert puppet.calls == ["start", "stop"]
+
+
+def test_a_driver_that_is_still_starting_when_it_is_given_up_is_stopped_afterwards() -> None:
+    puppet = Puppet()
+    starting = threading.Event()
+    puppet.acts["start"] = lambda **_uuids: starting.wait() and puppet.calls.append("start")
+    driver = ThreadedDriver(puppet)
+    driver.start_early(SERVICE_UUID, RX_UUID, TX_UUID, IDENTITY_UUID, within=0)
+    driver.stop_early(within=0)
+    starting.set()
+    driver.stop_early(within=10)  # after the one before
     assert puppet.calls == ["start", "stop"]
 
 

@@ -1,7 +1,8 @@
 """Both ways between Trio and a driver's threads; the only module below the interface that knows threads.
 
 1. A call of the driver's is a thread. Whoever waits for it may stop waiting at any time; the thread goes on
-   until the driver returns.
+   until the driver returns. While the interpreter ends Python starts no more threads (3.12): then goodbyes
+   are said on the Trio thread itself, which is not waited for without end, either.
 2. Calls that hang are bounded (`CALLS_MAXIMUM`), over all the times that the driver is entered.
 3. Calls in turn are made one after the other, in the order in which they were begun.
 4. What the driver tells from its threads is put into one queue and done on the Trio thread, in that order.
@@ -16,15 +17,14 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Final, Generic, TypeVar, TypeVarTuple
+from functools import partial
+from typing import Final, Generic, TypeVar, TypeVarTuple
 
+import outcome
 import trio
 
 from rns_ble import quiet
 from rns_ble.drivers.base import AdapterUnavailable
-
-if TYPE_CHECKING:
-    from outcome import Outcome
 
 log = quiet.logger(__name__)
 
@@ -53,11 +53,11 @@ class Call(Generic[T]):
 
     def __init__(self) -> None:
         self.done = trio.Event()
-        self._outcome: Outcome[T]
+        self._outcome: outcome.Outcome[T]
 
-    def end(self, outcome: Outcome[T]) -> None:
+    def end(self, ended: outcome.Outcome[T]) -> None:
         """From the thread, by way of Trio's."""
-        self._outcome = outcome
+        self._outcome = ended
         self.done.set()
 
     def result(self) -> T:
@@ -85,13 +85,17 @@ class Threads:
         call, token, key = Call[T](), trio.lowlevel.current_trio_token(), object()
         self._running[key] = _name(function)
 
-        def deliver(outcome: Outcome[T]) -> None:
+        def deliver(ended: outcome.Outcome[T]) -> None:
             del self._running[key]
             with suppress(trio.RunFinishedError):
-                token.run_sync_soon(call.end, outcome)
+                token.run_sync_soon(call.end, ended)
 
         context = copy_context()  # it says which interface a line of the log is about
-        trio.lowlevel.start_thread_soon(lambda: context.run(self._call, function, arguments), deliver)
+        work = partial(context.run, self._call, function, arguments)
+        try:
+            trio.lowlevel.start_thread_soon(work, deliver)
+        except RuntimeError:  # no more threads
+            deliver(outcome.capture(work))
         return call
 
     async def call(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
@@ -119,10 +123,9 @@ class Threads:
     def apart(self, function: Callable[[*Ts], object], *arguments: *Ts, within: float) -> None:
         """Call a function in turn without Trio, and wait at most `within` seconds. What it raises is logged.
 
-        Not while the driver is entered.
+        Not while the driver is entered. While the interpreter ends it does nothing.
         """
-        before, self._last_turn = self._last_turn, threading.Event()
-        mine = self._last_turn
+        before, mine = self._last_turn, threading.Event()
 
         def run() -> None:
             before.wait()
@@ -133,8 +136,10 @@ class Threads:
             finally:
                 mine.set()
 
-        threading.Thread(target=run, name="BLE driver", daemon=True).start()
-        mine.wait(within)
+        with suppress(RuntimeError):  # no more threads
+            threading.Thread(target=run, name="BLE driver", daemon=True).start()
+            self._last_turn = mine
+            mine.wait(within)
 
     def _call(self, function: Callable[[*Ts], T], arguments: tuple[*Ts]) -> T:
         complaints: list[str] = []
@@ -176,7 +181,6 @@ class Inlet:
         self._events: deque[Callable[[], None]] = deque()
         self._flooded = flooded
         self._open = True
-        self._called = False  # whether `_take` will run and has not begun: several may be called, never none
 
     def put(self, event: Callable[[], None], *, droppable: bool = False) -> None:
         """On any thread. Never waits, never raises. Once closed, does nothing."""
@@ -187,10 +191,10 @@ class Inlet:
             self.dropped += 1
             return
         self._events.append(event)
-        if not self._called:
-            self._called = True
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._take)
+        # Every thread asks for itself, or the end of its call could overtake what it has told: another that
+        # has asked for all may not have come to do so. Trio does it once.
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._take, idempotent=True)
 
     def close(self) -> None:
         """What still waits, and whatever comes, is forgotten. On the Trio thread."""
@@ -198,7 +202,8 @@ class Inlet:
         self._events.clear()
 
     def _take(self) -> None:
-        self._called = False
+        if not self._open:
+            return  # told in the very moment in which it was closed
         # No more than there are now, so that a flood does not keep all else from running.
         if len(self._events) > EVENTS_FLOOD:
             self._flooded()

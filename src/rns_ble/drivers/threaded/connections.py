@@ -341,19 +341,18 @@ class Connections:
     async def part(self, link: ThreadedLink, within: float = GOODBYE_TIMEOUT) -> None:
         """From a link: see `LinkOwner`. In `within` seconds at most."""
         link.end()
-        with trio.CancelScope(shield=True):
+        with trio.move_on_after(within, shield=True):
             if link.parting or link.gone.is_set():
                 await link.gone.wait()
                 return
             link.parting = True
             self._publish()
-            with trio.move_on_after(within):
-                try:
-                    if await self._threads.call(self._disconnect_theirs, link.name):
-                        await link.gone.wait()
-                except Exception as error:  # noqa: BLE001  (a driver may raise anything)
-                    log.debug("%s: disconnecting: %s", link, said(error))
-            self._forget(link)
+            try:
+                if await self._threads.call(self._disconnect_theirs, link.name):
+                    await link.gone.wait()
+            except Exception as error:  # noqa: BLE001  (a driver may raise anything)
+                log.debug("%s: disconnecting: %s", link, said(error))
+        self._forget(link)
 
     def _disconnect_theirs(self, name: str) -> bool:
         """Whether the driver has it still, and will tell of its end."""

@@ -121,9 +121,10 @@ class ThreadedDriver(BLEDriverInterface):
         self._threads.apart(self._start_theirs, Uuids(*uuids), within=within)
 
     def stop_early(self, *, within: float) -> None:
-        """Stop the driver where `start_early` has started it and nobody has entered it. As `start_early`."""
-        if self._up:
-            self._threads.apart(self._stop_theirs, within=within)
+        """Stop the driver where `start_early` has started it, or is about to, and nobody has entered it. As
+        `start_early`.
+        """
+        self._threads.apart(self._stop_theirs, within=within)
 
     def _start_theirs(self, uuids: Uuids) -> None:
         if self._up:
