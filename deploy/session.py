@@ -79,15 +79,21 @@ class HostResult(Result):
 async def deploy_to(
     host: Host, application: bytes, ssh: Ssh, limit: float, show: Callable[[str], None]
 ) -> HostResult:
-    """Deploy to one host, for so many seconds at most. Cancelled: the session ends, the host goes on."""
-    process = await asyncio.create_subprocess_exec(
-        *ssh.command(host),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        limit=LINE_LIMIT,
-    )
+    """Deploy to one host, for so many seconds at most. Cancelled: the session ends, the host goes on.
+
+    Whatever is wrong with the session is in the result: it is no other host's affair.
+    """
     heard = _Heard(show)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *ssh.command(host),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=LINE_LIMIT,
+        )
+    except OSError as error:
+        return HostResult(host=host.name, state="unreachable", reason=f"can't run ssh: {error.strerror}")
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(limit), asyncio.TaskGroup() as tasks:
@@ -95,6 +101,8 @@ async def deploy_to(
                 tasks.create_task(heard.errors_of(process))
                 await heard.events_of(process)
                 await process.wait()
+    except* ValueError:  # asyncio's, for a line beyond its limit
+        heard.failure = f"it sends a line of more than {LINE_LIMIT} bytes"
     finally:
         if process.returncode is None:
             process.kill()
@@ -112,6 +120,8 @@ async def _send(process: asyncio.subprocess.Process, application: bytes) -> None
 
 class _Heard:
     def __init__(self, show: Callable[[str], None]) -> None:
+        self.failure: str | None = None
+        """Why it is not listened to any more."""
         self._show = show
         self._started = False
         self._ended: dict[str, Any] | None = None
@@ -152,7 +162,7 @@ class _Heard:
         if code is not None and code >= 0:
             reason = f"the session ended early: {last_line(output)}"
         else:
-            reason = f"no result within {limit:g} s"
+            reason = self.failure or f"no result within {limit:g} s"
         if not self._started:
             return HostResult(host=host.name, state="unreachable", reason=reason, output=output)
         reason += "; the host goes on by itself, to the new version or back"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from deploy import hosts
 from deploy.__main__ import main
 from deploy.errors import DeployError
-from deploy.session import Ssh
+from deploy.session import Ssh, deploy_to
 from deploy.wheel import load
 from tests.deploy.conftest import ROOT, Wheels
 
@@ -82,3 +84,23 @@ def test_what_ssh_splits_and_expands_in_a_path_is_quoted(tmp_path: Path) -> None
     assert 'UserKnownHostsFile="/a b/50%%/known_hosts"' in command
     assert "StrictHostKeyChecking=yes" in command
     assert command[-2] == "a"
+
+
+@pytest.mark.parametrize(
+    ("ssh", "reason"),
+    [
+        (None, "can't run ssh: No such file or directory"),
+        ("head -c 3000000 /dev/zero; cat", "it sends a line of more than 1048576 bytes"),
+        ("head -c 3000000 /dev/zero >&2; cat", "it sends a line of more than 1048576 bytes"),
+    ],
+)
+def test_what_is_wrong_with_one_session_is_no_other_hosts_affair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ssh: str | None, reason: str
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}" if ssh else str(tmp_path))
+    if ssh:
+        (tmp_path / "ssh").write_text(f"#!/bin/sh\n{ssh}\n")
+        (tmp_path / "ssh").chmod(0o755)
+    host = hosts.Host(name="a", address="a")
+    result = asyncio.run(deploy_to(host, b"", Ssh(), 30.0, print))
+    assert (result.state, result.reason) == ("unreachable", reason)
