@@ -57,12 +57,13 @@ async def serve_status(directory: Path, name: str, status: Callable[[], Interfac
     with ExitStack() as stack:
         try:
             listening = stack.enter_context(_listening(directory, file_name(name)))
+            # A duplicate, for Trio closes it first, and the file is never one that nobody listens at.
+            duplicate = listening.dup()
         except OSError as error:
             _tell(directory, error)
             return
         server = _Server(status)
-        # A duplicate, for Trio closes it first, and the file is never one that nobody listens at.
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening.dup()))
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(duplicate))
         try:
             await trio.serve_listeners(server.attend, [listener])
         except* Exception:

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import Mock
 
 import pytest
 import trio
@@ -289,6 +290,13 @@ async def test_a_directory_that_is_removed_meanwhile_is_no_harm(directory):
         served.path.unlink()
         directory.rmdir()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_process_without_descriptors_to_spare_keeps_its_interface(directory, monkeypatch, caplog):
+    monkeypatch.setattr(socket.socket, "dup", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+    await serve_status(directory, NAME, snapshot)
+    assert caplog.messages[0].endswith(f"no socket in {directory}: Too many open files")
+    assert not list(directory.iterdir())
 
 
 async def test_without_a_place_for_a_socket_the_log_says_why(tmp_path: Path, caplog):
