@@ -37,7 +37,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("name", nargs="*", help="these hosts of the list only (default: all)")
     parser.add_argument(
-        "--hosts", type=Path, required=True, metavar="FILE", help="the list of hosts, in TOML"
+        "--hosts",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the list of hosts, in TOML; deploy/hosts.example.toml is one",
     )
     parser.add_argument(
         "--wheel", type=Path, metavar="FILE", help="this wheel (default: build one from the checkout)"

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Final
 from zipfile import ZIP_DEFLATED, ZipFile
 
-from deploy.host.main import ORDER
-from deploy.host.order import Order
+from deploy.host.order import ORDER, Order
 from deploy.hosts import Host
 from deploy.wheel import ROOT, Wheel
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-from deploy.host.main import Result
+from deploy.host.order import Result
 from deploy.hosts import Host
 from deploy.wheel import last_line
 

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 from zipfile import ZipFile
@@ -19,37 +19,13 @@ from zipfile import ZipFile
 from deploy.host import environment
 from deploy.host.command import Problem, check
 from deploy.host.interface import Interfaces, Shim, ask, wait_for_new
-from deploy.host.order import Order
+from deploy.host.order import ORDER, Order, Result
 from deploy.host.service import Service, find
-
-ORDER: Final = "order.json"
-"""In the application, beside the wheel."""
 
 PATIENCE_BACK: Final = 60.0
 """Seconds, at least, for the old version to come up again: there is nothing else that could be tried."""
 
 Tell = Callable[[str], None]
-
-
-@dataclass(kw_only=True)
-class Result:
-    """What has become of this host."""
-
-    state: str
-    """`deployed`; `planned`, by a dry run; `refused`, nothing was changed; `rolled back`, the old version is
-    up again; `failed`, somebody has to look."""
-    reason: str | None = None
-    """Why it is not `deployed`."""
-    before: str | None = None
-    """The version that was installed."""
-    after: str | None = None
-    """The version that is, or would be, installed."""
-    environment: str | None = None
-    """The Python of rnsd."""
-    packages: dict[str, list[str | None]] = field(default_factory=dict)
-    """All that pip installs for it, this package among it: the version before, if any, and the new one."""
-    interfaces: list[str] = field(default_factory=list)
-    """Those that are online now."""
 
 
 class Deployment:

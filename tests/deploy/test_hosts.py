@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,14 @@ def test_what_is_wrong_with_one_session_is_no_other_hosts_affair(
     host = hosts.Host(name="a", address="a")
     result = asyncio.run(deploy_to(host, b"", Ssh(), 30.0, print))
     assert (result.state, result.reason) == ("unreachable", reason)
+
+
+def test_nothing_has_to_be_installed_where_it_is_started() -> None:
+    # -I -S: of this Python there is the standard library alone, and no PYTHONPATH.
+    code = f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[1:] = ['--help']; "
+    code += "runpy.run_module('deploy', run_name='__main__')"
+    ended = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "--dry-run" in ended.stdout
