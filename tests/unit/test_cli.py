@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -114,7 +116,19 @@ def test_without_bumble_demo_and_ether_say_what_to_install(
     monkeypatch.setitem(sys.modules, "bumble", None)
     code, out, err = run_main(capsys, command)
     assert (code, out) == (1, "")
-    assert err == f"rns-ble {command}: bumble is not installed: pip install 'rns-ble[{extra}]'\n"
+    pip = f"{shlex.quote(sys.executable)} -m pip"
+    assert err == f"rns-ble {command}: bumble is not installed: {pip} install 'rns-ble[{extra}]'\n"
+
+
+@pytest.mark.parametrize("command", ["install", "doctor", "status", "scan", "monitor"])
+def test_a_file_in_place_of_the_configuration_directory_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    config = tmp_path / "config"
+    config.touch()
+    code, out, err = run_main(capsys, command, "--config", str(config))
+    assert (code, out) == (2, "")
+    assert err == f"rns-ble {command}: --config takes a directory, and {config} is a file\n"
 
 
 def test_an_interrupt_is_one_line_and_exit_code_130(

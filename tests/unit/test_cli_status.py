@@ -208,9 +208,15 @@ def failed(capsys: pytest.CaptureFixture[str], directory: Path, command: str = "
 
 @pytest.mark.parametrize("command", ["status", "monitor"])
 def test_without_a_configuration(tmp_path: Path, capsys, command: str) -> None:
+    config = tmp_path / "config"
     assert failed(capsys, tmp_path, command) == (
-        f"there is no {tmp_path / 'config'}: start rnsd once, or name its directory with --config"
+        f"there is no {config}: rns-ble install --enable, or name another directory with --config"
     )
+
+
+def test_with_a_configuration_that_is_no_file(tmp_path: Path, capsys) -> None:
+    (tmp_path / "config").mkdir()
+    assert failed(capsys, tmp_path) == f"{tmp_path / 'config'} can't be read: Is a directory"
 
 
 def test_with_a_configuration_that_reticulum_can_not_read(tmp_path: Path, capsys) -> None:

@@ -19,9 +19,11 @@ def why_none(directory: Path) -> str:
         configuration = reticulum_config.parse(config.read_bytes())
         sections = reticulum_config.ble_sections(configuration)
     except FileNotFoundError:
-        return f"there is no {config}: start rnsd once, or name its directory with --config"
+        return f"there is no {config}: rns-ble install --enable, or name another directory with --config"
     except PermissionError:
         return f"{config} can't be read: run this as its owner, or name another directory with --config"
+    except OSError as error:
+        return f"{config} can't be read: {error.strerror}"
     except CommandError as error:
         return f"{config}: {error}"
     holder = SharedInstance.of(configuration.get("reticulum")).holder()

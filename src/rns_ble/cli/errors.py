@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
+import sys
 from collections.abc import Iterable
 
 
@@ -23,7 +25,9 @@ def require(packages: Iterable[str], *, extra: str) -> None:
     missing = [package for package in packages if not _is_installed(package)]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
-        raise CommandError(f"{' and '.join(missing)} {verb} not installed: pip install 'rns-ble[{extra}]'")
+        # The shell's own pip, where there is one, belongs to another environment most of the time.
+        pip = f"{shlex.quote(sys.executable)} -m pip"
+        raise CommandError(f"{' and '.join(missing)} {verb} not installed: {pip} install 'rns-ble[{extra}]'")
 
 
 def _is_installed(package: str) -> bool:

@@ -21,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-from rns_ble.cli.errors import CommandError
+from rns_ble.cli.errors import CommandError, UsageError
 
 INTERFACE_TYPE: Final = "BLEInterface"
 """The value of `type`, and so the name of the file that Reticulum loads."""
@@ -37,10 +37,13 @@ _TRIPLE_QUOTE: Final = re.compile(r"[^#=]*=\s*('''|\"\"\")")
 def find_directory(explicit: str | None = None, home: Path | None = None) -> Path:
     """The configuration directory Reticulum would take: the first that has a config, else ~/.reticulum.
 
-    `home`: another user's, instead of ours.
+    `home`: another user's, instead of ours. Raises `UsageError` where `explicit` names a file.
     """
     if explicit is not None:
-        return Path(explicit).expanduser().absolute()
+        directory = Path(explicit).expanduser().absolute()
+        if os.path.isfile(directory):
+            raise UsageError(f"--config takes a directory, and {directory} is a file")
+        return directory
     home = home or Path.home()
     for candidate in (Path("/etc/reticulum"), home / ".config" / "reticulum"):
         if os.path.isfile(candidate / "config"):  # as Reticulum: what it may not look at is not there
