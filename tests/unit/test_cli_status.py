@@ -258,8 +258,8 @@ def test_when_another_program_has_the_shared_instance(tmp_path: Path, capsys, na
     with shared_instance(named()):
         said = failed(capsys, tmp_path)
     assert re.fullmatch(
-        rf"{THIS.pattern}runs without a BLE interface of {tmp_path}: either it failed, and the log says why, "
-        r"or that program uses another configuration \(--config\)",
+        rf"{THIS.pattern}runs without a BLE interface of {tmp_path}: it was started before that was "
+        "configured, the interface failed, or it uses another configuration; rns-ble doctor tells which",
         said,
     )
 

@@ -52,6 +52,6 @@ def _beside(holder: Holder, directory: Path, *, enabled: bool) -> str:
             f"rns-ble install --enable, then restart {process.name if process else 'it'}"
         )
     return (
-        f"{program} runs without a BLE interface of {directory}: either it failed, and the log says why, or "
-        "that program uses another configuration (--config)"
+        f"{program} runs without a BLE interface of {directory}: it was started before that was configured, "
+        "the interface failed, or it uses another configuration; rns-ble doctor tells which"
     )
