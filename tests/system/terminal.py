@@ -10,6 +10,7 @@ import sys
 import termios
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pyte
@@ -18,11 +19,8 @@ import trio
 PATIENCE = 30.0
 """Seconds to wait for what must happen; reaching it fails the test."""
 
-# Ctrl-C and a resize reach whoever has the terminal for its controlling one.
-_TAKE_TERMINAL = (
-    "import fcntl, os, sys, termios\n"
-    "os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-)
+# Ctrl-C, Ctrl-Z and a resize reach whoever has the terminal for its controlling one.
+_LEADER = (sys.executable, "-I", "-S", str(Path(__file__).with_name("session_leader.py")))
 
 
 class Terminal:
@@ -30,7 +28,7 @@ class Terminal:
 
     def __init__(self, master: int, slave: int, columns: int, lines: int) -> None:
         self.raw = b""
-        self.process: trio.Process
+        self.leader: trio.Process
         self._screen = pyte.Screen(columns, lines)
         self._emulator = pyte.ByteStream(self._screen)
         self._slave = slave
@@ -57,6 +55,11 @@ class Terminal:
         """How the terminal is set: what a program must put back."""
         return termios.tcgetattr(self._slave)
 
+    @property
+    def job(self) -> int:
+        """The program's process, once it has shown something below a leader with job control."""
+        return os.tcgetpgrp(self._descriptor)
+
     async def until(self, condition: Callable[[], Any]) -> None:
         with trio.move_on_after(PATIENCE) as patience:
             while not condition():
@@ -80,14 +83,21 @@ class Terminal:
     async def ends(self) -> int:
         """Wait until the program has ended; its exit code."""
         with trio.fail_after(PATIENCE):
-            return await self.process.wait()
+            return await self.leader.wait()
 
 
 @asynccontextmanager
 async def terminal(
-    *command: str, columns: int = 100, lines: int = 30, environment: Mapping[str, str] | None = None
+    *command: str,
+    columns: int = 100,
+    lines: int = 30,
+    environment: Mapping[str, str] | None = None,
+    job_control: bool = True,
 ) -> AsyncIterator[Terminal]:
-    """Run a program on a terminal of its own during the block; killed at its end, if it still runs."""
+    """Run a program on a terminal of its own during the block; killed at its end, if it still runs.
+
+    Without `job_control` nobody can continue it, once it is stopped.
+    """
     master, slave = pty.openpty()
     told = Terminal(master, slave, columns, lines)
     told.resize(columns, lines)
@@ -95,8 +105,8 @@ async def terminal(
         name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")
     }
     try:
-        told.process = await trio.lowlevel.open_process(
-            [sys.executable, "-c", _TAKE_TERMINAL, *command],
+        told.leader = await trio.lowlevel.open_process(
+            [*_LEADER, "job-control" if job_control else "none", *command],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -108,9 +118,9 @@ async def terminal(
                 yield told
                 nursery.cancel_scope.cancel()
         finally:
-            told.process.kill()
+            told.leader.terminate()  # which kills the program first
             with trio.CancelScope(shield=True):
-                await told.process.wait()
+                await told.leader.wait()
     finally:
         os.close(slave)
         await told._master.aclose()

@@ -48,6 +48,7 @@ async def test_two_nodes_as_programs_and_people_see_them(tmp_path: Path) -> None
         await scan_on_a_terminal(one, two)
         await monitor_for_programs(one, two)
         await monitor_on_a_terminal(one, two)
+        await monitor_on_a_terminal_without_a_shell(one, two)
         await monitor_on_a_terminal_that_is_gone(one, two)
         await monitor_without_a_screen(one, two)
         await status_of_a_process_that_stands_still(one, interface["pid"])
@@ -165,11 +166,11 @@ async def monitor_on_a_terminal(one: Node, two: Node) -> None:
 
         await seen.type(b"\x1a")
         with trio.fail_after(DEADLINE):
-            while state_of(seen.process.pid) != "T":
+            while state_of(seen.job) != "T":
                 await trio.sleep(0.01)
         assert seen.attributes == before
         await seen.until(lambda: seen.raw.endswith(b"\x1b[?1049l"))
-        seen.process.send_signal(signal.SIGCONT)
+        os.kill(seen.job, signal.SIGCONT)
         await seen.until(lambda: seen.raw.count(b"\x1b[?1049h") == 2)
         await seen.shows("BLE Interface: online")
 
@@ -179,12 +180,32 @@ async def monitor_on_a_terminal(one: Node, two: Node) -> None:
         assert seen.attributes == before
     async with terminal(*command, environment={"NO_COLOR": "1"}) as seen:
         await seen.shows("BLE Interface: online")
-        seen.process.send_signal(signal.SIGTERM)
+        os.kill(seen.job, signal.SIGTERM)
         assert await seen.ends() == 128 + signal.SIGTERM
         await seen.until(lambda: seen.raw.endswith(b"interrupted by SIGTERM; everything is cleaned up\r\n"))
         assert b"\x1b[?1049l" in seen.raw
         assert re.search(rb"\x1b\[\d+m", seen.raw) is None
         assert seen.attributes == before
+
+
+async def monitor_on_a_terminal_without_a_shell(one: Node, two: Node) -> None:
+    """Ctrl-Z must not stop what nobody can continue."""
+    command = (*RNS_BLE, "monitor", "--config", str(one.directory))
+    async with terminal(*command, job_control=False) as seen:
+
+        async def shown(times: int) -> None:
+            """On a screen that has been entered so many times."""
+            await seen.until(
+                lambda: two.identity[:8].encode() in b"".join(seen.raw.split(b"\x1b[?1049h")[times:])
+            )
+
+        await shown(1)
+        await seen.type(b"\x1a")
+        await shown(2)
+        await seen.type(b"\x1a")  # is still ours to handle
+        await shown(3)
+        await seen.type(b"q")
+        assert await seen.ends() == 0
 
 
 async def monitor_on_a_terminal_that_is_gone(one: Node, two: Node) -> None:

@@ -75,6 +75,18 @@ class _Screen:
         with suppress(termios.error):  # the terminal is gone
             termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
 
+    def suspend(self) -> None:
+        """Stop until a shell continues us; where no shell can, only show the screen anew.
+
+        SIGTSTP's default action tells the two apart: the kernel discards it in an orphaned process group
+        (`ssh -t HOST rns-ble monitor`), which SIGSTOP would stop for good.
+        """
+        self.leave()
+        handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, handler)
+        self.enter()
+
     def draw(self, title: str, render: Render) -> None:
         """Show the part of it that has been scrolled to."""
         width, height = _size()
@@ -151,9 +163,7 @@ async def show(title: Callable[[], str], update: Callable[[], None], render: Ren
             async def listen() -> None:
                 async for number in signals:
                     if number == signal.SIGTSTP:
-                        screen.leave()
-                        os.kill(os.getpid(), signal.SIGSTOP)
-                        screen.enter()  # when somebody continues us
+                        screen.suspend()
                     await events.send(b"")
 
             async def read() -> None:
