@@ -129,7 +129,7 @@ async def test_a_link_lost_in_the_middle_of_a_packet() -> None:
         radio.separate(address_of(1), address_of(2))
         await until(lambda: not links(one))
         radio.unite(address_of(1), address_of(2))
-        await until(lambda: linked(one, other))
+        await until(lambda: links(one) and linked(one, other))
         # Lost for longer than the grace, and with it what was queued; or not, and then the packet is whole.
         send(one, other, b"next")
         await until(lambda: (one.identity, b"next") in other.packets)
