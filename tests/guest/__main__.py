@@ -1,4 +1,4 @@
-"""`python -m tests.guest RESULT GENERATION…`: build the laboratory, and run all guests once.
+"""`python -m tests.guest RESULT GENERATION…`: run all guests once, in a laboratory that is there.
 
 A process of its own, beside the one that runs all other tests. It ends when its stdin does, so it never
 outlives that one.
@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 import trio
 
-from tests.guest.guests import build, run_all
+from tests.guest.guests import run_all
 
 
 async def main(result: str, *generations: str) -> None:
@@ -29,10 +29,8 @@ async def main(result: str, *generations: str) -> None:
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(until_stdin_ends)
-        setup = await build(list(generations), show)
-        guests = [] if setup.status else await run_all(list(generations), show)
-        text = json.dumps({"setup": asdict(setup), "guests": [asdict(guest) for guest in guests]})
-        await trio.Path(result).write_text(text)
+        guests = await run_all(list(generations), show)
+        await trio.Path(result).write_text(json.dumps([asdict(guest) for guest in guests]))
         nursery.cancel_scope.cancel()
 
 

@@ -1,6 +1,7 @@
 """The guests run beside all other tests, and their own test comes last: it waits for them.
 
-What fails in one of many guests has a second guest then, alone. What passes only there is told at the end.
+The laboratory is built before, for that keeps every processor busy, and other tests would be late. What
+fails in one of many guests has a second guest at the end, alone. What passes only there is told.
 """
 
 from __future__ import annotations
@@ -10,14 +11,18 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar, TypeVarTuple
 
 import pytest
 import trio
 
-from tests.guest.guests import CHECKOUT, GOODBYE, Guest, Outcome, run_one
+from tests.guest.guests import CHECKOUT, GOODBYE, Guest, Outcome, build, run_one
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 HERE: Final = Path(__file__).parent
 
@@ -49,31 +54,23 @@ class Guests:
 class FirstRound:
     """The process that runs all guests once."""
 
-    def __init__(self, generations: list[str], result: Path) -> None:
-        self.generations = generations
+    def __init__(self, generations: list[str], result: Path, output: int) -> None:
         self._result = result
-        # That of pytest's own output, which is not captured just now.
-        self._output = os.dup(sys.stdout.fileno())
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.guest", str(result), *generations],
             cwd=CHECKOUT,
             stdin=subprocess.PIPE,
-            stdout=self._output,
+            stdout=output,
             start_new_session=True,
         )
 
-    def show(self, line: str) -> None:
-        os.write(self._output, f"\n{line}".encode())
-
-    def wait(self) -> tuple[Outcome, list[Guest]]:
+    def wait(self) -> list[Guest]:
         status = self._process.wait()
         assert status == 0, f"python -m tests.guest ended with status {status}; its output says why"
-        said = json.loads(self._result.read_text())
-        guests = [
+        return [
             Guest(guest["generation"], guest["tests"], Outcome(**guest["outcome"]))
-            for guest in said["guests"]
+            for guest in json.loads(self._result.read_text())
         ]
-        return Outcome(**said["setup"]), guests
 
     def end(self) -> None:
         """End it, if it runs still, and all that it has started."""
@@ -84,10 +81,55 @@ class FirstRound:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def _run(function: Callable[[*Ts], Awaitable[T]], *arguments: *Ts) -> T:
+    """`trio.run`, interrupted in the way that pytest looks for: not in a group."""
+    try:
+        return trio.run(function, *arguments)
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+
+
+class Rounds:
+    """The laboratory, and the guests that run in it."""
+
+    def __init__(self, generations: list[str], result: Path) -> None:
+        """Builds the laboratory where it is not there, and begins the first round."""
+        self._generations = generations
+        # That of pytest's own output, which is not captured just now.
+        self._output = os.dup(sys.stdout.fileno())
+        self._setup = _run(build, generations, self._show)
+        self._first = None if self._setup.status else FirstRound(generations, result, self._output)
+
+    def _show(self, line: str) -> None:
+        os.write(self._output, f"\n{line}".encode())
+
+    def all(self) -> Guests:
+        """What became of them, when all have run and what failed was repeated."""
+        generations = {name: Generation() for name in self._generations}
+        processor = min(os.sched_getaffinity(0))
+        for guest in self._first.wait() if self._first is not None else []:
+            generation = generations[guest.generation]
+            generation.counts += guest.outcome.counts
+            if not guest.to_repeat:
+                continue
+            second = _run(run_one, guest.generation, processor, self._show, guest.to_repeat)
+            if second.outcome.good:
+                generation.late += guest.to_repeat
+            else:
+                generation.failures += [guest.outcome.text, second.outcome.text]
+        return Guests(self._setup, generations)
+
+    def end(self) -> None:
+        if self._first is not None:
+            self._first.end()
         os.close(self._output)
 
 
-FIRST_ROUND = pytest.StashKey[FirstRound]()
+ROUNDS = pytest.StashKey[Rounds]()
 GUESTS = pytest.StashKey[Guests]()
 
 
@@ -106,37 +148,23 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     generations = [generation for generation in GENERATIONS if generation in chosen]
     if WANTED in os.environ and generations and not config.option.collectonly:
         factory: pytest.TempPathFactory = config._tmp_path_factory  # type: ignore[attr-defined]
-        config.stash[FIRST_ROUND] = FirstRound(generations, factory.mktemp("guests") / "result.json")
+        config.stash[ROUNDS] = Rounds(generations, factory.mktemp("guests") / "result.json")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if (first := session.config.stash.get(FIRST_ROUND, None)) is not None:
-        first.end()
+    if (rounds := session.config.stash.get(ROUNDS, None)) is not None:
+        rounds.end()
 
 
 @pytest.fixture(scope="session")
 def guests(request: pytest.FixtureRequest) -> Guests:
-    """Waits for the guests, and has what failed in them repeated."""
-    first = request.config.stash[FIRST_ROUND]
-    setup, ran = first.wait()
-    generations = {name: Generation() for name in first.generations}
-    processor = min(os.sched_getaffinity(0))
-    for guest in ran:
-        generation = generations[guest.generation]
-        generation.counts += guest.outcome.counts
-        if not guest.to_repeat:
-            continue
-        second = trio.run(run_one, guest.generation, processor, first.show, guest.to_repeat)
-        if second.outcome.good:
-            generation.late += guest.to_repeat
-        else:
-            generation.failures += [guest.outcome.text, second.outcome.text]
-    request.config.stash[GUESTS] = told = Guests(setup, generations if ran else {})
-    return told
+    """Waits for them."""
+    request.config.stash[GUESTS] = guests = request.config.stash[ROUNDS].all()
+    return guests
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if (guests := config.stash.get(GUESTS, None)) is not None and guests.generations:
+    if (guests := config.stash.get(GUESTS, None)) is not None and not guests.setup.status:
         terminalreporter.section("tests/bluez in the guest")
         for name, generation in sorted(guests.generations.items()):
             counts = ", ".join(f"{number} {what}" for what, number in sorted(generation.counts.items()))
