@@ -114,11 +114,12 @@ class Rounds:
         for guest in self._first.wait() if self._first is not None else []:
             generation = generations[guest.generation]
             generation.counts += guest.outcome.counts
-            if not guest.to_repeat:
+            if not guest.failed:
                 continue
-            second = _run(run_one, guest.generation, processor, self._show, guest.to_repeat)
+            # The whole file: its last test may sum up the others.
+            second = _run(run_one, guest.generation, processor, self._show, guest.tests)
             if second.outcome.good:
-                generation.late += guest.to_repeat
+                generation.late += guest.failed
             else:
                 generation.failures += [guest.outcome.text, second.outcome.text]
         return Guests(self._setup, generations)

@@ -31,6 +31,7 @@ HANGS: Final = "faulthandler_timeout=180"  # seconds in one test, after which py
 LAST_LINE: Final = re.compile(r"=+ .*\d (passed|failed|skipped|error).* in \d")  # pytest's
 COUNT: Final = re.compile(r"(\d+) (passed|failed|skipped|error)")
 FAILED: Final = re.compile(r"(?:FAILED|ERROR) (tests/.+?)(?: - |$)")
+SHOWN: Final = 20  # lines at most of why a guest's tests have failed
 GOODBYE: Final = 10  # seconds that a guest, or the build, may take to end when it is interrupted
 
 Show = Callable[[str], None]
@@ -72,7 +73,7 @@ class Guest:
     outcome: Outcome
 
     @property
-    def to_repeat(self) -> list[str]:
+    def failed(self) -> list[str]:
         """What failed in it; all of it where that can't be told."""
         return [] if self.outcome.good else self.outcome.failed or self.tests
 
@@ -127,8 +128,10 @@ async def run_one(generation: str, processor: int, show: Show, tests: list[str])
     if not outcome.good:
         for test in outcome.failed or tests:
             show(f"BlueZ {generation}: failed: {test}")
+        for line in [line for line in outcome.lines if line.startswith("E  ")][:SHOWN]:
+            show(line)
         if not outcome.counts:  # it did not come to the end of its tests: perhaps not to their beginning
-            show("\n".join(outcome.lines[-20:]))
+            show("\n".join(outcome.lines[-SHOWN:]))
     return Guest(generation, tests, outcome)
 
 
