@@ -19,6 +19,8 @@ from typing import Final
 
 import pytest
 
+from tests.deploy.sshd import CACHE
+
 ROOT: Final = Path(__file__).parents[2]
 UNITS: Final = ROOT / "deploy/systemd"
 PATIENCE: Final = 60.0
@@ -35,16 +37,18 @@ umount -R /sys/fs/cgroup 2>/dev/null || true
 mount -t cgroup2 none /sys/fs/cgroup
 # What is under the folders that are covered below, and is needed.
 mount -t tmpfs -o mode=755 none /mnt
-mkdir /mnt/python /mnt/packages /mnt/work
+mkdir /mnt/python /mnt/packages /mnt/work /mnt/cache
 mount --bind "$PYTHON" /mnt/python
 mount --bind "$PACKAGES" /mnt/packages
 mount --bind "$WORK" /mnt/work
+mount --bind "$CACHE" /mnt/cache
 for folder in /run /tmp /var/lib /opt /etc/systemd/system; do mount -t tmpfs -o mode=755 none $folder; done
 chmod 1777 /tmp
 # This one would reach the machine's radio.
 [ ! -e /usr/sbin/rfkill ] || mount --bind /bin/true /usr/sbin/rfkill
-mkdir -p /run/systemd/system /run/sshd "$WORK"
+mkdir -p /run/systemd/system /run/sshd "$WORK" "$CACHE"
 mount --bind /mnt/work "$WORK"
+mount --bind /mnt/cache "$CACHE"
 for file in passwd group shadow gshadow; do
     [ ! -e "$WORK/etc/$file" ] || mount --bind "$WORK/etc/$file" /etc/$file
 done
@@ -96,11 +100,13 @@ def systemd(work: Path) -> Iterator[Systemd]:
         pytest.skip(f"this machine has no {missing[0]}")
     _units(work)
     _users(work)
+    CACHE.parent.mkdir(parents=True, exist_ok=True)
     environment = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "PYTHON": sys.base_prefix,
         "PACKAGES": sysconfig.get_path("purelib"),
         "WORK": str(work),
+        "CACHE": str(CACHE.parent),  # an sshd may be there, or come there
         "PROGRAM": PROGRAM,
     }
     flags = ["--mount", "--pid", "--fork", "--mount-proc", "--cgroup", "--uts", "--ipc", "--kill-child"]
