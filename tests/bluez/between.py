@@ -6,6 +6,7 @@ with what was true a moment ago, or signals something late. Everything else goes
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,7 +86,9 @@ class Between:
 
     @contextmanager
     def late(self, connections: type[Any], seconds: float, matches: Matches) -> Iterator[None]:
-        """What BlueZ signals or calls on these connections comes so many seconds later."""
+        """What BlueZ signals or calls on these connections comes so many seconds later, or when the object
+        goes that it is about.
+        """
         lateness = _Lateness(connections, matches, seconds)
         self._latenesses.append(lateness)
         try:
@@ -116,14 +119,24 @@ class Between:
 
     def _hearing(self, kind: type[Any], really: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
         def add_message_handler(connection: Any, handler: Callable[[Any], Any]) -> None:
+            on_their_way: list[tuple[Any, asyncio.TimerHandle]] = []
+
             def hear(message: Any) -> None:
+                on_their_way[:] = [one for one in on_their_way if one[0] is not message]
                 if connection.connected:
                     handler(message)
 
             def handle(message: Any) -> Any:
+                if message.member == "InterfacesRemoved":
+                    # Nothing is heard of an object that is gone: it would be taken for news of the next one.
+                    about = _about(message)
+                    for earlier, timer in [one for one in on_their_way if _about(one[0]) == about]:
+                        timer.cancel()
+                        hear(earlier)
                 for lateness in self._latenesses:
                     if lateness.connections is kind and lateness.matches(message):
-                        connection._loop.call_later(lateness.seconds, hear, message)
+                        timer = connection._loop.call_later(lateness.seconds, hear, message)
+                        on_their_way.append((message, timer))
                         return message.message_type.name == "METHOD_CALL"  # nobody else shall answer it
                 return handler(message)
 
@@ -135,6 +148,12 @@ class Between:
 def _reply(call: Any, kind: Any, signature: str, value: Any, **more: str) -> Any:
     """In the words of the library that the call is of. Nobody looks at its serial number."""
     return type(call)(message_type=kind, reply_serial=1, signature=signature, body=[value], **more)
+
+
+def _about(message: Any) -> str:
+    """The path of an object."""
+    told = message.member in ("InterfacesAdded", "InterfacesRemoved")
+    return str(message.body[0] if told else message.path)
 
 
 def shows(interface: str, name: str) -> Matches:
@@ -153,8 +172,8 @@ connected: Final = shows(DEVICE, "Connected")
 
 
 def characteristics(message: Any) -> bool:
-    """One of a peer's appears or goes."""
-    return message.member in ("InterfacesAdded", "InterfacesRemoved") and CHARACTERISTIC in message.body[1]
+    """One of a peer's appears."""
+    return message.member == "InterfacesAdded" and CHARACTERISTIC in message.body[1]
 
 
 def subscription(message: Any) -> bool:

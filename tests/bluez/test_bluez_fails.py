@@ -16,7 +16,7 @@ from typing import Final
 import pytest
 import trio
 
-from rns_ble.drivers.base import AdapterUnavailable, AdvertisingUnavailable, BLELink
+from rns_ble.drivers.base import AdapterUnavailable, AdvertisingUnavailable, BLELink, PeerUnreachable
 from rns_ble.drivers.bluez import BleakDriver
 from rns_ble.drivers.bluez.examination import examine
 from rns_ble.drivers.bluez.link import SocketOutlet
@@ -219,12 +219,24 @@ async def test_refused(kind: type[Exception], names: list[str], between: Between
         with throwing.borne(), throwing.at_once(), suppress(AdvertisingUnavailable):
             await driver.start_advertising()
 
-    async with nothing_left(name, outages), BleakDriver(names[0]) as driver:
+    async def dial(address: str, driver: BleakDriver, throwing: Throwing) -> None:
+        await sighted(driver, address)
+        with throwing.borne(), throwing.at_once(), suppress(PeerUnreachable):
+            await driver.connect(address)
+
+    async with (
+        nothing_left(name, outages),
+        an_answering_peer(names[1]) as address,
+        BleakDriver(names[0]) as driver,
+    ):
         await start(driver, b"a")
         with between.refusing("StartDiscovery"), between.refusing("RegisterAdvertisement"):
             for run in (scan, advertise):
                 await raised_everywhere(name, kind, partial(run, driver))
         await start(driver, b"a")
+        with between.refusing("Connect"):
+            await raised_everywhere(name, kind, partial(dial, address, driver))
+        await connects(driver, address)
 
 
 async def test_at_work_as_central(
