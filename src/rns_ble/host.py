@@ -186,9 +186,10 @@ class Host:
 
     def _run_trio(self) -> None:
         current_interface.set(self.name)
-        reason = "stopped"
+        reason = "ended by a bug"
         try:
             trio.run(self._main)
+            reason = "stopped"
         except Exception as error:
             reason = f"ended by a bug: {error!r}"
             log.exception("offline for good because of a bug; a restart of Reticulum brings it back")

@@ -75,7 +75,7 @@ NOT_BY_ITSELF: Final = {
     ("bleak_client", "reopen", "await self.release()"),
     ("bleak_client", "reopen", "await self.open()"),
     ("bleak_client", "_open", "await self._noticed(await get_global_bluez_manager())"),
-    ("bleak_client", "_noticed", "await asyncio.wait_for(noticed.wait(), NOTICED_WITHIN)"),
+    ("bleak_client", "_noticed", "await noticed.wait()"),
     (
         "central",
         "_shake_hands",
@@ -99,6 +99,9 @@ NOT_BY_ITSELF: Final = {
     # bluetoothd trips over itself, or is busy with an earlier change
     ("central", "connect", "await trio.sleep(RACE_INTERVAL)"),
     ("scanner", "_patiently", "await trio.sleep(RETRY_INTERVAL)"),
+    # waits for another attempt, or for an answer that comes at once
+    ("driver", "connect", "async with self.establishing:"),
+    ("driver", "_watch", "await stack.bus.ping(within=PING_TIMEOUT)"),
     # nobody takes the values
     ("link", "pump", "await self._inbox_send.send(value)"),
 }
@@ -109,6 +112,7 @@ NEVER_FAILS: Final = {
     # waits only where two tasks want the same, and then for the other one
     ("advertiser", "show", "async with self._changing:"),
     ("driver", "connect", "async with self.establishing:"),
+    ("peripheral", "send", "async with self._turn:"),
     # waits for nothing
     ("link", "aclose", "await trio.lowlevel.checkpoint()"),
     ("driver", "_part", "await stack.central.release()  # it has a deadline of its own"),

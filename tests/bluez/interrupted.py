@@ -118,9 +118,13 @@ class Cancelling(Interruption):
         return super()._look()
 
     def _act(self, _task: trio.lowlevel.Task) -> None:
-        self._seen.update(way for _task, way in self._ways())
-        waiting = [(task, way) for task, way in self._ways() if task._abort_func is not None]
+        ways = self._ways()
+        self._seen.update(way for _task, way in ways)
+        # Who passes through a checkpoint that can't be cancelled, as where a lock is free, is there for a step.
+        passing = [way for task, way in ways if task._abort_func is None]
+        waiting = [(task, way) for task, way in ways if task._abort_func is not None]
         self.strike.cancel(self._scope)
+        REACHED.shielded.update(*passing)
         for task, way in waiting:
             self._note(task, way)
 

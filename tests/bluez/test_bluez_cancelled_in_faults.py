@@ -44,7 +44,7 @@ from tests.bluez.test_bluez_central import (
 )
 from tests.bluez.test_bluez_faults import ends, link, sighted, start, until
 
-SCENARIOS: Final = 11
+SCENARIOS: Final = 13
 """So many names have runs when all tests have run."""
 
 LATE: Final = 0.3
@@ -361,6 +361,39 @@ async def test_busy(names: list[str], between: Between, outages: list[str]) -> N
                 await connects_and_closes(central, address, cancelling)
 
         await everywhere("busy", run)
+
+
+# --- what is over in a moment -----------------------------------------------------------------------------
+
+
+async def test_another_attempt_is_under_way(names: list[str], outages: list[str]) -> None:
+    async with (
+        nothing_left("another attempt", outages),
+        an_answering_peer(names[0]) as address,
+        at_work(names[1], address) as central,
+    ):
+
+        async def run(cancelling: Cancelling) -> None:
+            async with central.establishing:
+                with cancelling.at_once(), trio.move_on_after(LATE):
+                    await central.connect(address)
+
+        await everywhere("another attempt", run)
+
+
+async def test_a_ping(names: list[str], outages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rns_ble.drivers.bluez.driver.PING_INTERVAL", 0.05)
+
+    async def run(cancelling: Cancelling) -> None:
+        with cancelling.block() as begin:
+            async with BleakDriver(names[0]) as driver:
+                await start(driver, b"a")
+                begin()
+                await trio.sleep(1)
+        await nothing_linked(driver)
+
+    async with nothing_left("ping", outages):
+        await everywhere("ping", run)
 
 
 # --- nobody takes the values ------------------------------------------------------------------------------

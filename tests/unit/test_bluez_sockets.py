@@ -102,3 +102,36 @@ async def test_who_sends_lives(pair: tuple[socket.socket, socket.socket]) -> Non
         theirs.close()
     assert life.signs == 3
     await link.aclose()
+
+
+async def test_links_that_share_a_full_socket_wait_for_one_another(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """BlueZ before 5.69 has one for all. A keepalive is sent while a packet waits for room."""
+    from rns_ble.drivers.bluez.link import BluezLink, SocketOutlet
+    from rns_ble.drivers.bluez.peripheral import _SharedOutlet
+
+    ours, theirs = pair
+    shared = _SharedOutlet(SocketOutlet(ours, Life().alive))
+    links = [BluezLink(f"02:00:00:00:00:0{n}", Role.PERIPHERAL, 517, no_goodbye) for n in (1, 2)]
+    for link in links:
+        link.set_outlet(shared)
+
+    async def flood(link: BluezLink) -> None:
+        while True:
+            await link.send(VALUE)
+
+    got = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flood, links[0])
+        await wait_all_tasks_blocked()
+        nursery.start_soon(links[1].send, b"keepalive")
+        await wait_all_tasks_blocked()
+        while b"keepalive" not in got:
+            got.append(theirs.recv(len(VALUE)))
+            await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert all(link.live for link in links)
+    for link in links:
+        await link.aclose()
+    shared.socket.close()

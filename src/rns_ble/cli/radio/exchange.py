@@ -109,7 +109,8 @@ class Exchange:
             self.foreign += 1
             return
         _, kind, nonce, number = _HEADER.unpack_from(value)
-        if kind == _Kind.ASK:
+        # Who may send us more than we may send back is none of ours: both sides keep to the smaller limit.
+        if kind == _Kind.ASK and len(value) <= self.link.value_limit:
             await self.link.send(bytes((MAGIC, _Kind.ANSWER)) + value[2:])
             self.answered += 1
             self.answered_bytes += len(value)

@@ -194,7 +194,9 @@ class Client:
         )
         try:
             if not manager.is_connected(self._path):
-                await asyncio.wait_for(noticed.wait(), NOTICED_WITHIN)
+                # Not `wait_for`: Python 3.11's swallows a cancellation that comes with the event.
+                async with asyncio.timeout(NOTICED_WITHIN):
+                    await noticed.wait()
         finally:
             manager.remove_device_watcher(watcher)
 

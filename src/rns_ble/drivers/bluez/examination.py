@@ -89,7 +89,7 @@ async def _ask(bus: Bus) -> BlueZFacts:
     pid: int = await _ask_bus(bus, "GetConnectionUnixProcessID")
     tree = Tree(bus)
     await tree.load()
-    adapters = [await _adapter(bus, tree, path) for path in tree.objects if tree.get(path, ADAPTER)]
+    adapters = [await _adapter(bus, tree, path) for path in list(tree.objects) if tree.get(path, ADAPTER)]
     devices = [found for path in tree.objects if (found := tree.get(path, DEVICE))]
     return BlueZFacts(
         pid=pid,

@@ -115,7 +115,7 @@ class Peripheral:
         self._offer = offer
         self._exported: tuple[Uuids, bytes] | None = None
         self._registered = False  # perhaps: a registration may have been cancelled before its answer came
-        self._shared: SocketOutlet | None = None
+        self._shared: _SharedOutlet | None = None
         self._closed: set[str] = set()  # device paths whose link we have closed, and the connection not yet
 
     # --- the service ---
@@ -205,10 +205,10 @@ class Peripheral:
             link.set_outlet(outlet)
             self._nursery.start_soon(self._watch_own, outlet, path, link)
         else:
-            self._shared = outlet
+            self._shared = shared = _SharedOutlet(outlet)
             for link in self._own_links():
-                link.set_outlet(_Borrowed(outlet))
-            self._nursery.start_soon(self._watch_shared, outlet)
+                link.set_outlet(shared)
+            self._nursery.start_soon(self._watch_shared, shared)
         return Reply("hq", 0, options.get("mtu", ATT_MTU_DEFAULT), gift=theirs)
 
     async def _watch_own(self, outlet: SocketOutlet, path: str, link: BluezLink) -> None:
@@ -222,9 +222,9 @@ class Peripheral:
             self._closed.add(path)
         link.end(reason)
 
-    async def _watch_shared(self, outlet: SocketOutlet) -> None:
-        await _until_closed(outlet)
-        if self._shared is outlet:
+    async def _watch_shared(self, shared: _SharedOutlet) -> None:
+        await _until_closed(shared.socket)
+        if self._shared is shared:
             self._shared = None
             for path, link in self._links.of(Role.PERIPHERAL).items():
                 self._over(path, link, "no central is subscribed any more")
@@ -252,7 +252,7 @@ class Peripheral:
             link.shared = self
             link.shared_limit = self._smallest_limit
             if self._shared is not None:
-                link.set_outlet(_Borrowed(self._shared))
+                link.set_outlet(self._shared)
         if not self._offer(link):
             log.debug("%s: nobody takes it", link)
             self._nursery.start_soon(link.aclose)
@@ -280,16 +280,19 @@ class Peripheral:
             self._closed.discard(path)
 
 
-class _Borrowed:
-    """The shared socket, which a link does not close."""
+class _SharedOutlet:
+    """One socket for all links. None of them closes it."""
 
     name = "shared socket"
 
     def __init__(self, outlet: SocketOutlet) -> None:
-        self._outlet = outlet
+        self.socket: Final = outlet
+        # Each link sends keepalives and answers when it has to, and Trio lets one task wait for a socket.
+        self._turn = trio.StrictFIFOLock()
 
     async def send(self, value: bytes) -> None:
-        await self._outlet.send(value)
+        async with self._turn:
+            await self.socket.send(value)
 
     def close(self) -> None:
         """Others use it."""
