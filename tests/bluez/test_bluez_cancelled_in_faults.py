@@ -374,9 +374,13 @@ async def test_another_attempt_is_under_way(names: list[str], outages: list[str]
     ):
 
         async def run(cancelling: Cancelling) -> None:
-            async with central.establishing:
+            other = object()
+            await central.establishing.acquire_on_behalf_of(other)
+            try:
                 with cancelling.at_once(), trio.move_on_after(LATE):
                     await central.connect(address)
+            finally:
+                central.establishing.release_on_behalf_of(other)
 
         await everywhere("another attempt", run)
 
