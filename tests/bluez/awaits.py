@@ -103,7 +103,12 @@ NOT_BY_ITSELF: Final = {
     ("driver", "connect", "async with self.establishing:"),
     ("driver", "_watch", "await stack.bus.ping(within=PING_TIMEOUT)"),
     # nobody takes the values
-    ("link", "pump", "await self._inbox_send.send(value)"),
+    ("link", "pump", "await self._put(value)"),
+    ("link", "_put", "await self._inbox_send.send(value)"),
+    # bluetoothd does not read what we send
+    ("link", "send", "await outlet.send(value)"),
+    ("link", "send", "await trio.lowlevel.wait_writable(self.socket)"),
+    ("peripheral", "send", "await self.socket.send(value)"),
 }
 """Reached for certain only where a fault, or what BlueZ does seldom, is brought about. That is done in
 test_bluez_cancelled_in_faults.py; everything else test_bluez_cancelled.py reaches."""

@@ -120,7 +120,8 @@ class Cancelling(Interruption):
     def _act(self, _task: trio.lowlevel.Task) -> None:
         ways = self._ways()
         self._seen.update(way for _task, way in ways)
-        # Who passes through a checkpoint that can't be cancelled, as where a lock is free, is there for a step.
+        # Who passes through a checkpoint that can't be cancelled, as where a lock is free, is there for one
+        # step.
         passing = [way for task, way in ways if task._abort_func is None]
         waiting = [(task, way) for task, way in ways if task._abort_func is not None]
         self.strike.cancel(self._scope)

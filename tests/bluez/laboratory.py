@@ -150,12 +150,21 @@ async def adapters() -> dict[str, dict[str, Any]]:
 
 async def set_powered(adapter: str, powered: bool) -> None:
     """Switches an adapter on or off, as the user's desktop would."""
+    await _set(adapter, "Powered", powered)
+
+
+async def set_discoverable(adapter: str, discoverable: bool) -> None:
+    """As a desktop does while its Bluetooth settings are open."""
+    await _set(adapter, "Discoverable", discoverable)
+
+
+async def _set(adapter: str, name: str, value: bool) -> None:
     await call_bluez(
         f"/org/bluez/{adapter}",
         "org.freedesktop.DBus.Properties",
         "Set",
         "ssv",
-        ["org.bluez.Adapter1", "Powered", Variant("b", powered)],
+        ["org.bluez.Adapter1", name, Variant("b", value)],
     )
 
 

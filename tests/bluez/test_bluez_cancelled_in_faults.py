@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 import trio
 
-from rns_ble.drivers.base import AdapterUnavailable, AdvertisingUnavailable
+from rns_ble.drivers.base import AdapterUnavailable, AdvertisingUnavailable, BLELink
 from rns_ble.drivers.bluez import BleakDriver
 from rns_ble.drivers.bluez.link import RECEIVE_BUFFERED
 from rns_ble.testing.checkpoints import Way
@@ -32,7 +32,7 @@ from tests.bluez.interrupted import (
     nothing_left,
     nothing_linked,
 )
-from tests.bluez.laboratory import LaboratoryError
+from tests.bluez.laboratory import Laboratory, LaboratoryError
 from tests.bluez.test_bluez_central import (
     BOTH_WRITES,
     NOTIFY,
@@ -44,7 +44,7 @@ from tests.bluez.test_bluez_central import (
 )
 from tests.bluez.test_bluez_faults import ends, link, sighted, start, until
 
-SCENARIOS: Final = 13
+SCENARIOS: Final = 14
 """So many names have runs when all tests have run."""
 
 LATE: Final = 0.3
@@ -423,6 +423,44 @@ async def test_leaving_while_nobody_takes_the_values(names: list[str], outages: 
     async with nothing_left("full", outages), BleakDriver(names[0]) as peripheral:
         await start(peripheral, b"p")
         await everywhere("full", partial(run, peripheral))
+
+
+async def test_bluetoothd_does_not_read_what_we_send(
+    lab: Laboratory, names: list[str], outages: list[str]
+) -> None:
+    async def drain(theirs: BLELink) -> None:
+        async for _ in theirs:
+            pass
+
+    async def run(
+        central: BleakDriver, peripheral: BleakDriver, as_central: bool, cancelling: Cancelling
+    ) -> None:
+        made, accepted = await link(central, peripheral)
+        ours, theirs = (made, accepted) if as_central else (accepted, made)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(drain, theirs)
+            lab.bluetoothd.freeze()
+            try:
+                with cancelling.at_once(), trio.move_on_after(LATE):
+                    while True:
+                        await ours.send(bytes(400))
+            finally:
+                lab.bluetoothd.thaw()
+            for end in (made, accepted):
+                await end.aclose()
+            nursery.cancel_scope.cancel()
+        for driver in (central, peripheral):
+            await nothing_linked(driver)
+
+    async with (
+        nothing_left("unread", outages),
+        BleakDriver(names[0]) as peripheral,
+        BleakDriver(names[1]) as central,
+    ):
+        await start(peripheral, b"p")
+        await start(central, b"c")
+        for as_central in (True, False):
+            await everywhere("unread", partial(run, central, peripheral, as_central))
 
 
 def test_every_await_was_cancelled(outages: list[str], bluez_version: tuple[int, int]) -> None:

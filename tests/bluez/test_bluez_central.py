@@ -223,6 +223,41 @@ async def test_values_over_dbus_that_find_no_room_are_counted(
         await link.aclose()
 
 
+# --- the signal -------------------------------------------------------------------------------------------
+
+
+async def test_a_link_in_either_role_has_the_signal_strength_with_which_its_peer_was_heard(
+    adapters: list[str],
+) -> None:
+    async with BleakDriver(adapters[0]) as driver, BleakDriver(adapters[1]) as other:
+        await start(driver, b"a")
+        await start(other, b"b")
+        await sighted(driver, await address_of(adapters[1]))
+        theirs = await linked(other, await address_of(adapters[0]))
+        with trio.fail_after(PATIENCE):
+            ours = await driver.accepted.receive()
+        assert ours.rssi is not None
+        assert theirs.rssi is not None
+
+
+async def test_a_central_that_was_not_heard_before_has_a_signal_strength_once_it_is(
+    adapters: list[str],
+) -> None:
+    address = await address_of(adapters[1])
+    async with BleakDriver(adapters[0]) as driver, BleakDriver(adapters[1]) as other:
+        await start(driver, b"a")
+        await driver.stop_scanning()
+        await start(other, b"b")
+        await linked(other, await address_of(adapters[0]))
+        with trio.fail_after(PATIENCE):
+            ours = await driver.accepted.receive()
+            assert ours.rssi is None
+            await driver.start_scanning()
+            while (device := await driver.discovered.receive()).address != address:
+                pass
+        assert ours.rssi == device.rssi is not None
+
+
 # --- two roles on one connection --------------------------------------------------------------------------
 
 

@@ -102,10 +102,11 @@ def test_all_is_well_beside_a_running_rnsd(
 def test_an_adapter_that_is_off_is_switched_on(lab: Laboratory, doctor: Doctor) -> None:
     trio.run(laboratory.set_powered, "hci0", False)
     checks = doctor()
-    assert failures(checks) == {"power"}
-    assert states(checks, "adapter", "rfkill", "roles") == ["ok", "ok", "ok"]
+    assert failures(checks) == set(), "an interface that starts switches it on"
+    assert states(checks, "adapter", "rfkill", "power", "roles") == ["ok", "ok", "warning", "ok"]
+    assert "hci0 is off" in checks["power"]["found"]
     checks = doctor("--fix", "--yes")
-    assert failures(checks) == set()
+    assert states(checks, "power") == ["ok"]
     assert trio.run(laboratory.adapters)["hci0"]["Powered"] is True
     assert failures(doctor("--fix", "--yes")) == set()
 
@@ -182,7 +183,7 @@ def test_no_bluetoothd_and_no_bus(lab: Laboratory, doctor: Doctor) -> None:
     checks = doctor()
     assert failures(checks) == {"BlueZ"}
     assert (checks["D-Bus"]["state"], checks["BlueZ"]["found"]) == ("ok", "bluetoothd does not run")
-    assert checks["BlueZ"]["mend"] == "systemctl enable --now bluetooth"
+    assert checks["BlueZ"]["mend"].startswith("start the service bluetooth"), "systemd does not run here"
     trio.run(lab.dbus_daemon.kill)
     checks = doctor()
     assert failures(checks) == {"D-Bus"}
@@ -210,14 +211,13 @@ def test_a_user_whom_the_policy_refuses(lab: Laboratory, doctor: Doctor) -> None
     assert checks["BlueZ"]["mend"] == "usermod -aG bluetooth root"
 
 
-def test_more_att_channels_than_one(lab: Laboratory, doctor: Doctor, bluez_version: tuple[int, int]) -> None:
+def test_more_att_channels_than_one(lab: Laboratory, doctor: Doctor) -> None:
     trio.run(lambda: lab.restart_bluetoothd(Channels=3))
-    wrong = "failed" if bluez_version >= (5, 69) else "warning"
-    assert doctor()["Channels"]["state"] == wrong
+    assert doctor()["Channels"]["state"] == "warning"
     before = laboratory.MAIN_CONF.read_text()
     checks = doctor("--fix", "--yes")
     assert states(checks, "Channels", "main.conf") == ["ok", "warning"], "nobody can restart it here"
-    assert checks["main.conf"]["mend"] == "systemctl restart bluetooth"
+    assert checks["main.conf"]["mend"].startswith("restart the service bluetooth"), "there is no systemd"
     assert laboratory.MAIN_CONF.read_text() == before.replace("Channels=3", "Channels = 1")
     kept = list(laboratory.MAIN_CONF.parent.glob("main.conf.*.bak"))
     assert [path.read_text() for path in kept] == [before]

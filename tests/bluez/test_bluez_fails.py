@@ -156,8 +156,8 @@ async def test_sending_more_than_bluetoothd_takes_and_stopping(
     make = SocketOutlet.__init__
 
     def make_small(outlet: SocketOutlet, taken: socket.socket, alive: Callable[[], None]) -> None:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the kernel's least, a few values
         make(outlet, taken, alive)
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the kernel's least, a few values
 
     monkeypatch.setattr(SocketOutlet, "__init__", make_small)
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from rns_ble.drivers.bluez.driver import PING_INTERVAL, PING_TIMEOUT
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID
 from tests.bluez import census, laboratory
 from tests.bluez.laboratory import PATIENCE, Laboratory, LaboratoryError
+
+OTHER = Path(__file__).with_name("other_program.py")
 
 VERDICT = PING_INTERVAL + PING_TIMEOUT
 """Seconds until a bluetoothd that is frozen is known to be."""
@@ -388,6 +390,23 @@ class DesktopAgent:
         raise Refused("org.bluez.Error.Rejected", "no", member)
 
 
+@asynccontextmanager
+async def a_value_written(adapter: str, address: str, value: str) -> AsyncIterator[None]:
+    """Another program on this adapter has connected the peer and written this value to it (hexadecimal)."""
+    command = [sys.executable, str(OTHER), "write", adapter, address, RX_UUID, value]
+    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        with trio.fail_after(PATIENCE):
+            assert await process.stdout.receive_some() == b"ready\n"
+        yield
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+            await process.stdout.aclose()
+
+
 async def pair_in_vain(adapter: str, address: str) -> None:
     """The laboratory's controllers do not encrypt: agents are asked all the same, and that is all."""
     path = f"/org/bluez/{adapter}/dev_{address.replace(':', '_')}"
@@ -410,22 +429,31 @@ async def test_a_desktops_agent_stays_the_one_that_is_asked(lab: Laboratory, ada
     assert desktop.asked[:1] == ["RequestConfirmation"]  # of what is on the display that it has
 
 
-@pytest.mark.parametrize("linked", [True, False])
-async def test_only_who_is_linked_may_pair(
-    lab: Laboratory, adapters: list[str], caplog: pytest.LogCaptureFixture, linked: bool
+@pytest.mark.parametrize("acquaintance", ["none", "a link without an identity", "a link"])
+async def test_only_who_has_told_its_identity_on_a_link_may_pair(
+    lab: Laboratory, adapters: list[str], caplog: pytest.LogCaptureFixture, acquaintance: str
 ) -> None:
     caplog.set_level(logging.DEBUG, "rns_ble.drivers.bluez.advertiser")
-    async with BleakDriver(adapters[0]) as one, BleakDriver(adapters[1]) as other:
+    async with (
+        BleakDriver(adapters[0]) as one,
+        BleakDriver(adapters[1]) as other,
+        AsyncExitStack() as stack,
+    ):
         await start(one, b"a")
         await start(other, b"b")
-        if linked:
+        if acquaintance == "a link":
             await link(other, one)
         else:
             await sighted(other, lab.address(0))
+        if acquaintance == "a link without an identity":
+            await stack.enter_async_context(a_value_written(adapters[1], lab.address(0), "00"))
+            with trio.fail_after(PATIENCE):
+                assert await (await one.accepted.receive()).receive() == b"\x00"
         await pair_in_vain(adapters[1], lab.address(0))
     path = f"/org/bluez/{adapters[0]}/dev_{lab.address(1).replace(':', '_')}"
-    assert (f"{path} may pair" in caplog.text) == linked
-    assert (f"RequestAuthorization('{path}',): rejected" in caplog.text) != linked
+    may = acquaintance == "a link"
+    assert (f"{path} may pair" in caplog.text) == may
+    assert (f"RequestAuthorization('{path}',): rejected" in caplog.text) != may
 
 
 # --- nothing is left --------------------------------------------------------------------------------------
@@ -446,7 +474,6 @@ async def test_entering_and_linking_and_leaving_leaves_nothing(adapters: list[st
 
 def test_errors_say_what_to_do() -> None:
     said = {
-        "org.freedesktop.DBus.Error.ServiceUnknown": "systemctl start bluetooth",
         "org.freedesktop.DBus.Error.AccessDenied": "group bluetooth",
         "org.bluez.Error.Blocked": "rfkill unblock",
     }

@@ -115,3 +115,36 @@ async def test_values_handshakes_and_goodbyes_in_any_order(targeted: bool) -> No
             await link.aclose()
         nursery.cancel_scope.cancel()
     assert centrals.received > 1000
+
+
+@pytest.mark.parametrize("targeted", [True, False])
+async def test_only_who_has_told_an_identity_on_a_link_that_lives_is_let_pair(targeted: bool) -> None:
+    from rns_ble.drivers.bluez.advertiser import Agent
+    from rns_ble.drivers.bluez.bus import Refused
+
+    async with trio.open_nursery() as nursery:
+        centrals = Centrals(nursery, targeted=targeted)
+        centrals.random = Random(5)  # which has the first link taken
+        agent = Agent(centrals.links.introduced)
+        stranger = {"device": PATHS[0], "mtu": 517}
+
+        def may_pair() -> bool:
+            try:
+                agent.call("RequestAuthorization", [PATHS[0]])
+            except Refused:
+                return False
+            return True
+
+        assert not may_pair()
+        centrals.peripheral._acquire_notify(stranger).gift.close()
+        assert not may_pair()
+        centrals.peripheral._write_value(bytes(15), stranger)
+        assert not may_pair()
+        centrals.peripheral._write_value(bytes(16), stranger)
+        assert may_pair()
+        for member in ("AuthorizeService", "RequestConfirmation", "RequestPasskey", "RequestPinCode"):
+            with pytest.raises(Refused):
+                agent.call(member, [PATHS[0], 0])
+        centrals.links.all()[0].end("by us")
+        assert not may_pair()
+        nursery.cancel_scope.cancel()

@@ -49,7 +49,14 @@ class Advertisement:
 
     def properties(self) -> dict[str, Variant]:
         service_uuid, name, manufacturer_data = self._said
-        said = {"Type": Variant("s", "peripheral"), "ServiceUUIDs": Variant("as", [service_uuid])}
+        said = {
+            "Type": Variant("s", "peripheral"),
+            "ServiceUUIDs": Variant("as", [service_uuid]),
+            # Nobody needs that flag, and phones list for their users who has it. Left out, it would be there
+            # whenever the adapter is discoverable; then without "BR/EDR not supported" on an adapter that has
+            # BR/EDR, and a peer's BlueZ may dial us by that. BlueZ 5.66 sets it in that case all the same.
+            "Discoverable": Variant("b", False),
+        }
         if name:
             said["LocalName"] = Variant("s", name)
         if manufacturer_data:
@@ -125,14 +132,15 @@ def _why_refused(error: Refused) -> str:
 
 class Agent:
     """An org.bluez.Agent1 without input and output, and without anybody to ask. So it agrees only to what a
-    peer needs that pairs with us while it is linked: that it may pair. Everything else it rejects.
+    peer needs that pairs with us while it is linked and has told its identity: that it may pair. Everything
+    else it rejects, also a pairing with whoever has only connected.
     """
 
     interface = "org.bluez.Agent1"
 
-    def __init__(self, is_linked: Callable[[str], bool]) -> None:
-        """`is_linked`: whether we have a link with the device at this object path."""
-        self._is_linked = is_linked
+    def __init__(self, is_peer: Callable[[str], bool]) -> None:
+        """`is_peer`: whether the device at this object path has done its handshake on a link that lives."""
+        self._is_peer = is_peer
 
     def properties(self) -> dict[str, Variant]:
         return {}
@@ -140,23 +148,23 @@ class Agent:
     def call(self, member: str, body: Sequence[Any]) -> Reply | None:
         if member in {"Release", "Cancel"}:
             return Reply()
-        if member == "RequestAuthorization" and self._is_linked(str(body[0])):
+        if member == "RequestAuthorization" and self._is_peer(str(body[0])):
             log.debug("%s may pair", body[0])
             return Reply()
         log.debug("%s%r: rejected", member, tuple(body))
         raise Refused(f"{BLUEZ}.Error.Rejected", "there is nobody to ask", member)
 
 
-async def register_agent(bus: Bus, is_linked: Callable[[str], bool]) -> None:
+async def register_agent(bus: Bus, is_peer: Callable[[str], bool]) -> None:
     """Until the bus is closed. For a machine without a desktop, where BlueZ would refuse a phone that wants
-    to pair; nothing else needs it.
+    to pair; nothing else needs it. `is_peer`: as `Agent`'s.
 
     BlueZ asks one agent for all adapters: the one that has asked to be it, such as a desktop's, or else the
     one that came first. We do not ask. So where a program has several drivers, the agent of the first one is
     asked, and it rejects what is linked to another.
     """
     path = f"/rns_ble/agent{next(_numbers_of_agents)}"
-    bus.offer(path, Agent(is_linked))
+    bus.offer(path, Agent(is_peer))
     try:
         await bus.call(
             "/org/bluez", "org.bluez.AgentManager1", "RegisterAgent", "os", path, "NoInputNoOutput"

@@ -271,6 +271,8 @@ class Client:
         if isinstance(error, BleakGATTProtocolError):
             if error.code == BleakGATTProtocolErrorCode.UNLIKELY_ERROR:
                 return PeerUnreachable(refused)  # BlueZ says so of whatever went wrong, too
+            if error.code == BleakGATTProtocolErrorCode.INVALID_HANDLE:
+                return ConnectRace(f"{refused}; it has just put its service up anew")
             return ProtocolViolation(refused)
         if not isinstance(error, BleakDBusError):
             return gone(f"{self._address} dropped the connection during {what}: {error!r}")

@@ -37,6 +37,10 @@ CALL_TIMEOUT: Final = 20.0
 """Seconds for a call that bluetoothd answers without waiting for a peer. It takes milliseconds; one that
 takes this long is not answered at all."""
 
+START_TIMEOUT: Final = 10.0
+"""Seconds for D-Bus to start bluetoothd. It takes one or two. Where systemd skips the unit, as it does where
+the kernel has no Bluetooth, nobody says so, and the bus gives up after 25."""
+
 ROOM_TIMEOUT: Final = 1.0
 """Seconds for the D-Bus daemon to read what fills the socket. It takes milliseconds."""
 
@@ -51,6 +55,15 @@ FROZEN: Final = "bluetoothd is frozen or overloaded: systemctl restart bluetooth
 BLOCKED: Final = "the adapter is blocked by rfkill: rfkill unblock bluetooth"
 """What a fault is called, whoever meets it first and however often: it is shown once then, not in every
 wording. What tells more is logged at DEBUG."""
+
+NOBODY_THERE: Final = frozenset(
+    f"{DBUS}.Error.{name}" for name in ("ServiceUnknown", "NameHasNoOwner", "NoReply", "TimedOut")
+)
+"""What the bus says of a bluetoothd that does not run. `TimedOut` is of one that it has started, as it does
+for bleak, and that did not come."""
+
+NOT_STARTED: Final = (f"{DBUS}.Error.Spawn.", "org.freedesktop.systemd1.")
+"""The beginnings of what it says when it can't start one, such as systemd's `NoSuchUnit` if disabled."""
 
 
 class Refused(BLEError):
@@ -170,6 +183,7 @@ class Bus:
         """Call and wait for the answer. Raises `Refused`, `Unanswered` after `timeout` seconds, and
         `AdapterUnavailable` as soon as the connection has ended or was given up.
 
+        Where bluetoothd does not run, the bus says so at once. It is not started: see `start_bluez`.
         Cancelled: the call is made all the same, and sockets that come with its answer are closed.
         """
         if self._given_up is not None:
@@ -181,6 +195,7 @@ class Bus:
             member=member,
             signature=signature,
             body=list(body),
+            flags=MessageFlag.NO_AUTOSTART,
         )
         task = asyncio.ensure_future(self._connection.call(message), loop=self._loop)
         waiting = trio.Event()
@@ -208,6 +223,26 @@ class Bus:
             text = str(reply.body[0]) if reply.body else ""
             raise refusal(reply.error_name, text, member)
         return reply
+
+    async def start_bluez(self) -> None:
+        """Have D-Bus start bluetoothd where it does not run and D-Bus may do that. One that has crashed stays
+        off otherwise: Debian 12's unit says nothing of a restart.
+
+        Never raises; the next call tells what has come of it. Cancelled: bluetoothd may come all the same.
+        """
+        try:
+            await self.call(
+                "/org/freedesktop/DBus",
+                DBUS,
+                "StartServiceByName",
+                "su",
+                BLUEZ,
+                0,  # no flags; there are none
+                destination=DBUS,
+                timeout=START_TIMEOUT,
+            )
+        except BLEError as error:
+            log.debug("bluetoothd is not started: %s", error)
 
     async def catch_up(self) -> None:
         """Until everything has come that BlueZ had to signal: an error may come before the signal that
@@ -403,7 +438,7 @@ def _close(connection: MessageBus) -> None:
 
 def refusal(name: str, text: str, what: str) -> BLEError:
     """A D-Bus error as one of ours, with what can be done about it."""
-    if name in {f"{DBUS}.Error.ServiceUnknown", f"{DBUS}.Error.NameHasNoOwner", f"{DBUS}.Error.NoReply"}:
+    if name in NOBODY_THERE or name.startswith(NOT_STARTED):
         log.debug("%s: %s (%s)", what, text, name)
         return AdapterUnavailable(UNREACHABLE)
     if name == f"{DBUS}.Error.AccessDenied":

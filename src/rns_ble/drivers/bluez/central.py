@@ -291,7 +291,7 @@ class Central:
         link.inward = await self._subscribe(link, client, tx)
         await client.write(rx, identity, "our identity", response=True)
         await self._open_outlet(link, client, rx)
-        link.rssi = (self._tree.get(device, DEVICE) or {}).get("RSSI")
+        link.introduced = True
 
     async def _characteristics(
         self, address: str, device: str, client: Client, uuids: Uuids

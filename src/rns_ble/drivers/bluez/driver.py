@@ -23,7 +23,6 @@ from rns_ble.drivers.base import (
     BLEError,
     BLELink,
     DriverState,
-    Role,
 )
 from rns_ble.drivers.bluez.adapter import (
     find_adapter,
@@ -134,6 +133,7 @@ class BleakDriver(BLEDriverInterface):
 
     async def _open_stack(self, loop: AsyncioLoop, bus: Bus, nursery: trio.Nursery) -> _Stack:
         tree = Tree(bus)
+        await bus.start_bluez()
         try:
             await tree.load()
             adapter = find_adapter(tree, self._wanted)
@@ -142,8 +142,8 @@ class BleakDriver(BLEDriverInterface):
         except Refused as error:
             raise AdapterUnavailable(f"BlueZ can't be used: {error}") from error
         links = Links(bus, tree, adapter)
-        await register_agent(bus, lambda path: any(links.get(role, path) for role in Role))
-        scanner = Scanner(bus, tree, adapter, nursery, self._sight)
+        await register_agent(bus, links.introduced)
+        scanner = Scanner(bus, tree, adapter, nursery, links, self._sight)
         central = Central(loop, bus, tree, adapter, links, scanner, nursery)
         targeted = is_targeted(tree, adapter)
         peripheral = Peripheral(bus, tree, adapter, links, nursery, self._accept, targeted=targeted)

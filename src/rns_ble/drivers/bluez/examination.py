@@ -83,7 +83,7 @@ async def _open(loop: AsyncioLoop) -> AsyncIterator[Bus]:
 
 
 async def _ask(bus: Bus) -> BlueZFacts:
-    # A call to BlueZ itself would start it where D-Bus may do that.
+    # Asked of the bus: what a call to BlueZ itself would say does not tell this from other faults.
     if not await _ask_bus(bus, "NameHasOwner"):
         raise BlueZMissing("bluetoothd does not run")
     pid: int = await _ask_bus(bus, "GetConnectionUnixProcessID")

@@ -43,6 +43,7 @@ class Links:
         self._links: dict[Role, dict[str, BluezLink]] = {role: {} for role in Role}
         self.attempted: set[str] = set()
         """Device paths on whose connection we are making a link as central, which is in no table yet."""
+        self._rssis: dict[str, int] = {}  # device path → dBm; BlueZ itself drops it when a discovery ends
         self._changed = trio.lowlevel.ParkingLot()
 
     def get(self, role: Role, path: str) -> BluezLink | None:
@@ -50,8 +51,9 @@ class Links:
         return self._links[role].get(path)
 
     def put(self, path: str, link: BluezLink) -> None:
-        """Remember a link until `drop`."""
+        """Remember a link until `drop`, and tell it how the peer was last heard."""
         self._links[link.role][path] = link
+        link.rssi = self._rssis.get(path)
 
     def drop(self, path: str, link: BluezLink) -> None:
         """Forget a link. Idempotent."""
@@ -65,6 +67,11 @@ class Links:
     def all(self) -> list[BluezLink]:
         """Every link that is remembered."""
         return [link for links in self._links.values() for link in links.values()]
+
+    def introduced(self, path: str) -> bool:
+        """Whether we have a live link, in either role, with a peer that has told its identity."""
+        links = [links[path] for links in self._links.values() if path in links]
+        return any(link.live and link.introduced for link in links)
 
     def addresses(self) -> list[str]:
         """Of those with a live link."""
@@ -100,12 +107,21 @@ class Links:
 
     def on_device_changed(self, path: str) -> None:
         """Device1 has changed, or is gone."""
+        if self._tree.get(path, DEVICE) is None:
+            self._rssis.pop(path, None)
         if not self._tree.connected(path):
             for links in self._links.values():
                 if path in links:
                     link = links.pop(path)
                     link.end("disconnected")
         self.wake()
+
+    def heard(self, path: str, rssi: int) -> None:
+        """The device was sighted with this signal strength, in dBm."""
+        self._rssis[path] = rssi
+        for links in self._links.values():
+            if path in links:
+                links[path].rssi = rssi
 
     def wake(self) -> None:
         """Something that `wait` may be for has changed."""

@@ -193,6 +193,8 @@ class Peripheral:
         link = self._link(path, options)
         if not link.on_value(bytes(value)):
             raise Refused(f"{BLUEZ}.Error.Failed", "no room", "WriteValue")
+        if len(value) == IDENTITY_LENGTH:
+            link.introduced = True
         return Reply()
 
     def _acquire_notify(self, options: Mapping[str, Any]) -> Reply:
@@ -306,8 +308,12 @@ def _pair() -> tuple[socket.socket, socket.socket]:
 
 async def _until_closed(outlet: SocketOutlet) -> None:
     try:
-        while await outlet.socket.recv(1):
-            pass  # BlueZ sends nothing this way
+        while True:
+            try:
+                if not outlet.socket.recv(1):  # BlueZ sends nothing this way
+                    return
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(outlet.socket)
     except (OSError, trio.ClosedResourceError):
         pass
     finally:

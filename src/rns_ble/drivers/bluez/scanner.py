@@ -21,6 +21,7 @@ from rns_ble.protocol.advertisement import known_rssi, normalise_address
 
 if TYPE_CHECKING:
     from rns_ble.drivers.bluez.bus import Bus
+    from rns_ble.drivers.bluez.links import Links
     from rns_ble.drivers.bluez.tree import Properties, Tree
 
 log = quiet.logger(__name__)
@@ -41,14 +42,21 @@ class Scanner:
     """Wanted by the mesh, paused while a connect is under way, needed by a connect that lacks its device."""
 
     def __init__(
-        self, bus: Bus, tree: Tree, adapter: str, nursery: trio.Nursery, sight: Callable[[BLEDevice], None]
+        self,
+        bus: Bus,
+        tree: Tree,
+        adapter: str,
+        nursery: trio.Nursery,
+        links: Links,
+        sight: Callable[[BLEDevice], None],
     ) -> None:
-        """`adapter`: its object path. `sight` is told of each sighting."""
+        """`adapter`: its object path. `sight` is told of each sighting, `links` of its signal strength."""
         self._nursery = nursery
         self.wanted = False
         self._bus = bus
         self._tree = tree
         self._adapter = adapter
+        self._links = links
         self._sight = sight
         self._service = ""
         self._running: bool | None = False
@@ -160,6 +168,7 @@ class Scanner:
             and changed.keys() & {"RSSI", "ManufacturerData"}
             and (self.wanted or self._needs)
         ):
+            self._links.heard(path, rssi)
             self._report(device, rssi)
 
     def _report(self, device: Properties, rssi: int) -> None:
