@@ -24,8 +24,8 @@ DOCS: Final = Path(__file__).parents[1]
 BENCHMARKS: Final = DOCS.parent / "benchmarks"
 RESULTS: Final = DOCS / "performance"
 
-REPEATS: Final = 7
-"""Runs of the codec: what a machine that does other things as well gives differs from run to run."""
+CODEC_PACKET: Final = "500"
+"""Bytes, Reticulum's MTU: of the sizes that the codec is measured with, the one that is plotted."""
 NODES: Final = (10, 50, 100, 200, 500)
 SEEDS: Final = (0, 1, 2)
 
@@ -55,8 +55,7 @@ def draw_diagrams() -> None:
 
 def measure() -> None:
     """Run every benchmark, and keep what it says. A quarter of an hour."""
-    codec = [_benchmark("fragment_throughput.py", "--rounds", "5") for _ in range(REPEATS)]
-    _keep("codec", {"runs": codec})
+    _keep("codec", {"runs": [_benchmark("fragment_throughput.py")]})
     _keep("waiting", {"runs": [_benchmark("overload.py", "--seconds", "100", "--rounds", "3")]})
     storms = [
         _benchmark("storm.py", "--nodes", str(nodes), "--seed", str(seed))
@@ -129,23 +128,30 @@ def _plot_codec(kept: dict[str, Any]) -> None:
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
     figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
-    mtus = list(kept["runs"][0]["by_att_mtu"])
-    for index, what in enumerate(("fragment", "fragment_floor", "reassemble", "reassemble_floor")):
-        runs = [[run["by_att_mtu"][mtu][what] / 1000 for run in kept["runs"]] for mtu in mtus]
-        middle = [statistics.median(values) for values in runs]
-        below = [m - min(values) for m, values in zip(middle, runs, strict=True)]
-        above = [max(values) - m for m, values in zip(middle, runs, strict=True)]
+    (run,) = kept["runs"]
+    by_limit = run["by_packet"][CODEC_PACKET]
+    bars = {
+        "fragment": ("fragment", "ours"),
+        "fragment, floor": ("fragment", "floor"),
+        "reassemble": ("in order", "ours"),
+        "reassemble, floor": ("in order", "floor"),
+    }
+    for index, (label, (what, whose)) in enumerate(bars.items()):
+        rates = [result[what]["packets_per_second"][whose] for result in by_limit.values()]
+        middle = [rate["median"] / 1000 for rate in rates]
+        below = [(rate["median"] - rate["least"]) / 1000 for rate in rates]
+        above = [(rate["most"] - rate["median"]) / 1000 for rate in rates]
         axes.bar(
-            [place + 0.2 * index for place in range(len(mtus))],
+            [place + 0.2 * index for place in range(len(rates))],
             middle,
             0.19,
             yerr=[below, above],
             color=COLOURS[index],
             error_kw={"linewidth": 0.8},
-            label=what.replace("_", ", "),
+            label=label,
         )
-    axes.set_xticks([place + 0.3 for place in range(len(mtus))], mtus)
-    axes.set(xlabel="ATT MTU (bytes)", ylabel="thousand packets a second", yscale="log")
+    axes.set_xticks([place + 0.3 for place in range(len(by_limit))], list(by_limit))
+    axes.set(xlabel="value limit (bytes)", ylabel="thousand packets a second", yscale="log")
     figure.legend(ncols=4, loc="outside upper center")
     _save(figure, "codec", kept["machine"])
 

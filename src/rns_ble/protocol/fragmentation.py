@@ -22,9 +22,9 @@ The receiver keeps these. `total` is all that tells one packet on the air from a
 7. At most one packet of each total is in progress. Sequence 0 begins it, and abandons the one before it,
    whose tail was lost. Any other sequence joins it, in any order, or is dropped when there is none.
    The same fragment again is ignored; another one under the same sequence ends the packet.
-8. The packet begun last is *the run* for as long as its fragments come in order: a list, and the header
-   that must come next. All other packets in progress are dicts from sequence to fragment, in the order
-   of their beginnings. A run becomes one of them when anything else happens, and never comes back.
+8. The packet begun last is *the run* for as long as its fragments come in order: a list of payloads, and
+   the header that must come next. All other packets in progress are dicts from sequence to payload, in the
+   order of their beginnings. A run becomes one of them when anything else happens, and never comes back.
 9. More than `REASSEMBLY_TIMEOUT` after its first fragment, on the caller's clock, a packet is dropped.
 10. Memory is set aside when a packet begins: for `total` fragments as long as the first, each with
     `FRAGMENT_COST`. A longer fragment sets its excess aside when it comes. The sum is never above
@@ -61,11 +61,11 @@ just grown, its part of the packet's own objects. CPython 3.11 to 3.13 take unde
 fragments, and over 200 for each where a packet has two."""
 
 MAX_PACKETS: Final = 8
-"""Packets in progress per peer. A sender never interleaves, so each link has one; the others have lost
+"""Packets in progress per link. A sender never interleaves, so a link has one; the others have lost
 their tail, and the first of them to be evicted is the one least likely to be completed."""
 
 MAX_BYTES: Final = 256 * 1024
-"""Bytes set aside per peer: enough for `MAX_PACKETS` times 32 fragments of 512 bytes, the longest packet
+"""Bytes set aside per link: enough for `MAX_PACKETS` times 32 fragments of 512 bytes, the longest packet
 that microReticulum takes. Reticulum's own packets have at most 500 bytes."""
 
 _START: Final = 1
@@ -166,7 +166,7 @@ _Drop = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReassemblyStatistics:
-    """What became of one peer's fragments since the `Reassembler` was made."""
+    """What became of a link's fragments since its `Reassembler` was made."""
 
     packets: int = 0
     """Packets delivered."""
@@ -197,16 +197,16 @@ class ReassemblyStatistics:
 
 @dataclass(slots=True)
 class _Packet:
-    """A packet in progress that is not the run. Its fragments are kept whole, with their headers."""
+    """A packet in progress that is not the run."""
 
-    fragments: dict[int, bytes]
+    payloads: dict[int, bytes]
     deadline: float
     first_length: int
     reserved: int
 
 
 class Reassembler:
-    """Joins the fragments of one peer to packets, whichever of its links they come on."""
+    """Joins the fragments that come on one link to packets."""
 
     def __init__(self, *, max_packets: int = MAX_PACKETS, max_bytes: int = MAX_BYTES) -> None:
         """`max_packets`: in progress at once. `max_bytes`: set aside for them. `ValueError` below 1."""
@@ -232,7 +232,7 @@ class Reassembler:
         header = value[:HEADER_LENGTH]
         if header == self._next and len(value) <= self._run_first_length and now <= self._run_deadline:
             run = self._run
-            run.append(value)
+            run.append(value[HEADER_LENGTH:])
             self._next = self._run_headers[len(run)]
             if self._next is not None:
                 return None
@@ -281,7 +281,7 @@ class Reassembler:
         if headers is None or (len(headers) - 1) * (len(first) + FRAGMENT_COST) > self.max_bytes:
             return False
         self._next = headers[1]
-        self._run = [first]
+        self._run = [first[HEADER_LENGTH:]]
         self._run_headers = headers
         self._run_deadline = now + REASSEMBLY_TIMEOUT
         self._run_first_length = len(first)
@@ -313,7 +313,7 @@ class Reassembler:
             self._drop("malformed")
             return None
         if total == 1:
-            return self._join((value,))
+            return self._join((value[HEADER_LENGTH:],))
         self.expire(now)
         self._run_to_others()
         if sequence == 0:
@@ -330,17 +330,20 @@ class Reassembler:
             return
         self._make_room(reserved, packets=1)
         if not self._start_run(first[:HEADER_LENGTH], first, now):
-            self._others[total] = _Packet({0: first}, now + REASSEMBLY_TIMEOUT, len(first), reserved)
+            self._others[total] = _Packet(
+                {0: first[HEADER_LENGTH:]}, now + REASSEMBLY_TIMEOUT, len(first), reserved
+            )
 
     def _add(self, total: int, sequence: int, value: bytes) -> bytes | None:
         packet = self._others.get(total)
         if packet is None:
             self._drop("unknown_packet")
             return None
-        fragments = packet.fragments
-        known = fragments.get(sequence)
+        payloads = packet.payloads
+        payload = value[HEADER_LENGTH:]
+        known = payloads.get(sequence)
         if known is not None:
-            if known[HEADER_LENGTH:] == value[HEADER_LENGTH:]:
+            if known == payload:
                 self._drop("duplicates")
                 return None
             del self._others[total]
@@ -354,11 +357,11 @@ class Reassembler:
                 return None
             self._make_room(excess, besides=total)
             packet.reserved += excess
-        fragments[sequence] = value
-        if len(fragments) < total:
+        payloads[sequence] = payload
+        if len(payloads) < total:
             return None
         del self._others[total]
-        return self._join([fragments[sequence] for sequence in range(total)])
+        return self._join([payloads[sequence] for sequence in range(total)])
 
     def _make_room(self, wanted: int, *, packets: int = 0, besides: int = 0) -> None:
         """Evict the oldest, never the one with total `besides`, until so many bytes and packets fit in."""
@@ -368,8 +371,8 @@ class Reassembler:
             del self._others[next(total for total in self._others if total != besides)]
             self._drop("evicted")
 
-    def _join(self, fragments: Iterable[bytes]) -> bytes | None:
-        packet = b"".join([fragment[HEADER_LENGTH:] for fragment in fragments])
+    def _join(self, payloads: Iterable[bytes]) -> bytes | None:
+        packet = b"".join(payloads)
         if not packet:
             self._drop("empty")
             return None
