@@ -1,4 +1,4 @@
-"""A driver of one's own in a hundred lines: its radio is a directory of Unix sockets. See docs/drivers.md."""
+"""A driver of one's own in some hundred lines. Its radio is a directory of Unix sockets: docs/drivers.md."""
 
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress

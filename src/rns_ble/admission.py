@@ -29,7 +29,7 @@ from rns_ble import quiet
 from rns_ble.candidate import ATTEMPT_INTERVAL, SEEN_RECENTLY, Attempt, Candidate, Verdict
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import BLEDevice, BLELink, Role
-from rns_ble.protocol.advertisement import Capability, parse_capabilities, shown_name
+from rns_ble.protocol.advertisement import Capability, parse_capabilities, plain, shown_name
 from rns_ble.protocol.direction import Direction, direction
 from rns_ble.status import CandidateStatus
 
@@ -37,6 +37,9 @@ log = quiet.logger(__name__)
 
 BLACKLIST_STEPS: Final = 8
 """The blacklist's time grows with each further failure up to this factor (ble-reticulum's figure)."""
+
+TURNED_US_AWAY: Final = "it ended the link before it was of any use"
+"""Why an attempt whose link came to nothing has failed."""
 
 _BY_DIRECTION: Final = {
     Direction.NEVER_OURS: Verdict.WE_ARE_PERIPHERAL_ONLY,
@@ -94,7 +97,7 @@ class Admission:
         self._longest_silence = longest_silence
         self._heard_within = heard_within
         self.own_capability = Capability.NONE
-        """What our advertisement says of us."""
+        """What we are. A peripheral-only node says so in its advertisement; a central-only one has none."""
         if not config.enable_central:
             self.own_capability = Capability.PERIPHERAL_ONLY
         elif not config.enable_peripheral:
@@ -249,8 +252,10 @@ class Admission:
         """Record an attempt and borrow what it needs. Raises `trio.WouldBlock`, having borrowed nothing."""
         return Attempt(candidate, (candidate.limiter, self.radio, self.places), now, displaces=displaces)
 
-    def failed(self, candidate: Candidate, now: float, *, turned_us_away: bool = False) -> None:
+    def failed(self, candidate: Candidate, now: float, why: str, *, turned_us_away: bool = False) -> None:
         """The peer could not be reached or, if `turned_us_away`, dropped a link before it was of any use.
+
+        `why`: what a user reads beside the verdict; it may have texts from the air in it.
 
         Only several of one kind in a row tell something. A peer that was full just now, and then was not
         heard twice, is in order.
@@ -260,6 +265,7 @@ class Admission:
             candidate.failures = 0
         candidate.attempts += 1
         candidate.failures += 1
+        candidate.last_failure = plain(why)
         excess = candidate.failures - self._config.max_connection_failures
         if excess >= 0:
             seconds = self._config.connection_retry_backoff * min(excess + 1, BLACKLIST_STEPS)
@@ -273,6 +279,7 @@ class Admission:
         candidate.attempts += 1
         candidate.successes += 1
         candidate.failures = 0
+        candidate.last_failure = None
         candidate.blacklisted_until = -math.inf
 
     # --- links ---
@@ -324,7 +331,7 @@ class Admission:
             if proven:
                 self.succeeded(dialled)
             else:
-                self.failed(dialled, now, turned_us_away=True)
+                self.failed(dialled, now, TURNED_US_AWAY, turned_us_away=True)
                 dialled.paced_until = now + ATTEMPT_INTERVAL
         for candidate in self.candidates.values():
             if candidate.address == link.address or candidate.identity == identity:
@@ -346,11 +353,13 @@ class Admission:
                     identity=c.identity.hex() if c.identity else None,
                     attempts=c.attempts,
                     failures=c.failures,
-                    verdict=decision.verdict.value,
+                    verdict=decision.verdict.name.lower(),
+                    verdict_text=decision.verdict.value,
                     verdict_ends=None if math.isinf(decision.until) else decision.until - now,
                     flags=_FLAGS.get(c.capabilities),
                     left_alone=max(0.0, c.blacklisted_until - now),
                     tried=None if math.isinf(c.last_attempt) else now - c.last_attempt,
+                    last_failure=c.last_failure,
                 )
             )
         return tuple(rows)

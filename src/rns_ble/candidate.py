@@ -84,6 +84,8 @@ class Candidate:
     """Consecutive ones of one kind."""
     turned_us_away: bool = False
     """The kind: whether it took our connection and dropped it, or could not be reached."""
+    last_failure: str | None = None
+    """Why the last of them failed, as it may be shown; None once one has succeeded."""
     last_attempt: float = -math.inf
     """Its start."""
     paced_until: float = -math.inf

@@ -19,12 +19,12 @@ import logging
 import math
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from rns_ble.drivers.base import ConfigurationError
-from rns_ble.drivers.names import check_transport
+from rns_ble.drivers.names import check_adapter, check_transport
 from rns_ble.protocol.gatt import SERVICE_UUID
 
 log = logging.getLogger(__name__)
@@ -306,8 +306,10 @@ class BLEConfig:
     transport: str | None = _key(
         None, "text", "For bumble: where the HCI controller is.", optional=True, comma=True
     )
+    own_driver: InitVar[bool] = False
+    """Whether the interface brings a driver that is none of `DRIVERS`, and calls adapters as it likes."""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, own_driver: bool) -> None:
         """Check every value alone, then together, and raise one error for all that is wrong."""
         wrong = []
         for key in KEYS:
@@ -328,20 +330,28 @@ class BLEConfig:
                 check_transport(self.transport)
             except ConfigurationError as error:
                 wrong.append(str(error))
+        if self.driver == "bleak" and isinstance(self.adapter, str) and not own_driver:
+            try:
+                object.__setattr__(self, "adapter", check_adapter(self.adapter))
+            except ConfigurationError as error:
+                wrong.append(str(error))
         if wrong:
             raise ConfigurationError("\n".join(wrong))
 
     @classmethod
-    def from_section(cls, section: Mapping[str, object], *, others: bool = False) -> BLEConfig:
+    def from_section(
+        cls, section: Mapping[str, object], *, own_driver: bool = False, others: bool = False
+    ) -> BLEConfig:
         """From a section as Reticulum hands it over: strings, lists (values with commas) or typed values.
 
         Raises `ConfigurationError`, with a line for each value that can't be used. Logs a warning for each
         key that nobody knows or that has no effect, and a notice for each that is not needed; not when
-        `others` read the section, too, and know more keys.
+        `others` read the section, too, and know more keys. `own_driver`: as in the constructor.
         """
         known = {key.name for key in KEYS}
         values = {name: value for name, value in section.items() if name in known}
-        config = cls(**values)  # type: ignore[arg-type]  # each value is parsed by the key of its field
+        # Each value is parsed by the key of its field.
+        config = cls(**values, own_driver=own_driver)  # type: ignore[arg-type]
         if others:
             return config
         for name, nearest in unknown_keys(section).items():

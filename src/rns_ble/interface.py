@@ -17,6 +17,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -119,7 +120,8 @@ class BLEInterface(_Common):
         try:
             make = type(self).driver_class
             calls_back = isinstance(make, type) and not issubclass(make, BLEDriverInterface)
-            self.config = BLEConfig.from_section(configuration, others=calls_back)
+            own = driver is not None or make is not None
+            self.config = BLEConfig.from_section(configuration, own_driver=own, others=calls_back)
             if driver is None and make is not None and calls_back:
                 driver = ThreadedDriver.construct(make, self.config, _service_discovery_delay(configuration))
             self._driver: BLEDriverInterface = driver or (make or make_driver)(self.config)
@@ -143,7 +145,6 @@ class BLEInterface(_Common):
         self.announce_rate_target = self.announce_rate_grace = self.announce_rate_penalty = None
         self._peer_interfaces: dict[Peer, BLEPeerInterface] = {}
         self._mesh: Mesh | None = None
-        own = driver is not None or type(self).driver_class is not None
         self._driver_name = type(self.driver).__name__ if own else self.config.driver
         self._began = time.monotonic()
         self._offline_reason = "it has just started"
@@ -429,11 +430,8 @@ def make_driver(config: BLEConfig) -> BLEDriverInterface:
     try:
         driver_class = getattr(import_module(module), name)
     except ModuleNotFoundError as error:
-        if error.name == module:
-            others = " or ".join(driver for driver in DRIVER_CLASSES if driver != config.driver)
-            what = f"this release comes without that driver; there is {others}"
-        else:
-            what = f"its Python package {error.name} is missing; install it where Reticulum runs"
-        raise ConfigurationError(f"driver = {config.driver}: {what}") from error
+        what = f"its Python package {error.name} is missing: install it for {sys.executable}"
+        # Reticulum prints the traceback, and the import's adds nothing to this.
+        raise ConfigurationError(f"driver = {config.driver}: {what}") from None
     driver: BLEDriverInterface = driver_class(**{key: getattr(config, key)})
     return driver

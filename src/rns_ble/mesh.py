@@ -236,9 +236,9 @@ class Mesh:
                 # Asked again, for the one before it may have taken the radio, or the last place.
                 if self.admission.decide(candidate, now).verdict is Verdict.DIAL:
                     displaces = not self.admission.places.available_tokens
-                    self._make_room(candidate.identity)
-                    attempt = self.admission.begin(candidate, now, displaces=displaces)
-                    self._nursery.start_soon(self._attempt, attempt)
+                    if self._make_room(candidate.identity):
+                        attempt = self.admission.begin(candidate, now, displaces=displaces)
+                        self._nursery.start_soon(self._attempt, attempt)
             with trio.move_on_at(self._ask_again):
                 await self._changes.park()
 
@@ -253,10 +253,11 @@ class Mesh:
             log.debug("%s: %s", attempt.address, error)
         except (PeerUnreachable, ProtocolViolation, LinkLost) as error:
             log.debug("%s: %s: %s", attempt.address, type(error).__name__, error)
-            self.admission.failed(candidate, trio.current_time())
+            self.admission.failed(candidate, trio.current_time(), str(error))
         except trio.TooSlowError:
-            log.debug("%s: no link within %g s", attempt.address, self._config.connection_timeout)
-            self.admission.failed(candidate, trio.current_time())
+            why = f"no link within {self._config.connection_timeout:g} s"
+            log.debug("%s: %s", attempt.address, why)
+            self.admission.failed(candidate, trio.current_time(), why)
         finally:
             self._changes.unpark_all()
 

@@ -17,6 +17,8 @@ Its nursery holds one sender and, for each link, a receiver and a heartbeat. Wha
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import asdict, fields
 from itertools import takewhile
 from typing import Final, Protocol
 
@@ -25,6 +27,7 @@ import trio
 from rns_ble import quiet
 from rns_ble.drivers.base import BLELink, LinkLost, Role
 from rns_ble.mailbox import Mailbox
+from rns_ble.protocol.fragmentation import ReassemblyStatistics
 from rns_ble.protocol.liveness import Action, Habits
 from rns_ble.protocol.pairs import Cuts
 from rns_ble.protocol.values import KEEPALIVE, ValueKind, classify, ping, pong
@@ -86,7 +89,7 @@ class Peer:
         self._links_lost_at = self.since
         self._habits = Habits()
         self._rx_packets = self._rx_bytes = self._rx_foreign = 0
-        self._rx_incomplete = 0  # on links that have ended; and so the malformed are in `_rx_foreign`
+        self._reassembly = ReassemblyStatistics()  # of links that have ended
         self._tx_packets = self._tx_bytes = 0
 
     def __repr__(self) -> str:
@@ -165,8 +168,7 @@ class Peer:
             finally:
                 # Only now can the peer be linked anew: some stacks take seconds to disconnect.
                 del self._sessions[link]
-                self._rx_incomplete += session.rx_incomplete
-                self._rx_foreign += session.rx_malformed
+                self._reassembly = _sum((self._reassembly, session.reassembly))
                 self._links_lost_at = trio.current_time()
                 self._owner.link_ended(self, session)
         if not self._sessions:
@@ -307,7 +309,7 @@ class Peer:
     def status(self) -> PeerStatus:
         """A snapshot."""
         now = trio.current_time()
-        sessions = self._sessions.values()
+        reassembly = _sum((self._reassembly, *(s.reassembly for s in self._sessions.values())))
         return PeerStatus(
             identity=self.identity.hex(),
             links=tuple(
@@ -331,6 +333,15 @@ class Peer:
             tx_queued=len(self.outgoing),
             tx_bytes_queued=self.outgoing.bytes_waiting,
             tx_dropped=self.outgoing.dropped,
-            rx_incomplete=self._rx_incomplete + sum(s.rx_incomplete for s in sessions),
-            rx_foreign=self._rx_foreign + sum(s.rx_malformed for s in sessions),
+            rx_incomplete=reassembly.incomplete + reassembly.unknown_packet,
+            rx_foreign=self._rx_foreign + reassembly.malformed,
+            reassembly=reassembly,
         )
+
+
+def _sum(links: Iterable[ReassemblyStatistics]) -> ReassemblyStatistics:
+    """What became of the fragments of several links."""
+    rows = list(map(asdict, links))
+    return ReassemblyStatistics(
+        **{field.name: sum(row[field.name] for row in rows) for field in fields(ReassemblyStatistics)}
+    )

@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass, fields
 from typing import Any
 
+from rns_ble.protocol.fragmentation import ReassemblyStatistics
+
 
 @dataclass(frozen=True, slots=True)
 class LinkStatus:
@@ -48,9 +50,12 @@ class PeerStatus:
     tx_dropped: int
     """Packets that found no room in the outgoing queue, had to make room, or lost their links on the way."""
     rx_incomplete: int
-    """Packets of which fragments were lost, late or contradictory."""
+    """Packets of which fragments were lost, late or contradictory; of one whose first fragment was lost, each
+    fragment that came without it."""
     rx_foreign: int
     """Values that are none of ours, or malformed."""
+    reassembly: ReassemblyStatistics
+    """What became of the fragments, over all its links, also those that have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,9 @@ class CandidateStatus:
     failures: int
     """Consecutive ones of one kind: it could not be reached, or turned us away."""
     verdict: str
-    """Why it is, or is not, being dialled."""
+    """Why it is, or is not, being dialled: the name of a `rns_ble.candidate.Verdict` in lower case."""
+    verdict_text: str
+    """The same in words."""
     verdict_ends: float | None
     """Seconds until the verdict may change by itself; None when only an event changes it."""
     flags: str | None
@@ -80,6 +87,8 @@ class CandidateStatus:
     verdict may be another one meanwhile, for example while it is not heard."""
     tried: float | None
     """Seconds since the last attempt began, which may be in flight; None when there was none."""
+    last_failure: str | None
+    """Why the last attempt that failed has; None when there was none since the last success."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ class Scene(Enum):
     DEMO = auto()
     SEVERAL_NODES = auto()
     DONGLE = auto()
+    COMPLETION = auto()
     FROM_NOTHING = auto()
     PIPX = auto()
     PAGE_FROM_NOTHING = auto()
@@ -54,6 +55,7 @@ PLAN: Final[dict[str, dict[str, list[Scene | str]]]] = {
         "See what it does": [Scene.PIPX],
         "Check two machines' Bluetooth with one another": [TWO_MACHINES] * 3,
         "Several nodes on one machine": [Scene.SEVERAL_NODES] * 4,
+        "Tab and the manual": [Scene.COMPLETION],
     },
     "CONTRIBUTING.md": {"Set-up": ["is what .ci/run does, and brings nox"]},
     "docs/bluez-lab.md": {"Running the tests": [LABORATORY], "Working in the guest": [LABORATORY]},

@@ -99,3 +99,12 @@ async def test_a_dongle(newcomer: Newcomer) -> None:
     written = (newcomer.home / ".reticulum" / "config").read_text()
     assert "driver = bumble" in written
     assert "transport = usb:0" in written
+
+
+async def test_the_tab_key(newcomer: Newcomer) -> None:
+    with trio.fail_after(DEADLINE):
+        for command in commands_of(Scene.COMPLETION):
+            await newcomer.terminal().run(f"PATH=$PWD/.venv/bin:$PATH\n{command}")
+    [written] = (newcomer.home / ".local/share/bash-completion/completions").iterdir()
+    assert written.name == "rns-ble"
+    assert "rns_ble" in written.read_text()

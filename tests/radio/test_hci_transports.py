@@ -35,6 +35,13 @@ def pyserial(number: int) -> OSError:
     return error
 
 
+def without_sockets() -> Exception:
+    """Bumble's error where Python was built without Bluetooth."""
+    error = Exception("Bluetooth HCI sockets not supported on this platform")
+    error.__cause__ = AttributeError("module 'socket' has no attribute 'AF_BLUETOOTH'")
+    return error
+
+
 @pytest.mark.parametrize(
     ("name", "error", "kind", "advice"),
     [
@@ -42,12 +49,16 @@ def pyserial(number: int) -> OSError:
         ("usb:0", TransportInitError("device not found"), AdapterUnavailable, "the user may write to it"),
         ("usb:0", USBErrorAccess(), PermissionDenied, "udev rule"),
         ("usb:0", ImportError("no libusb"), AdapterUnavailable, "library that is missing"),
+        ("usb:0", ImportError("no libusb"), AdapterUnavailable, f"install it with {sys.executable} -m pip"),
         ("serial:/dev/x", FileNotFoundError(errno.ENOENT, "no such file"), AdapterUnavailable, "by-id"),
         ("serial:/dev/x", PermissionError(errno.EACCES, "denied"), PermissionDenied, "dialout"),
         ("serial:/dev/x", pyserial(errno.EACCES), PermissionDenied, "dialout"),
         ("serial:/dev/x", pyserial(errno.ENOENT), AdapterUnavailable, "by-id"),
         ("hci-socket:0", PermissionError(errno.EPERM, "not permitted"), PermissionDenied, "CAP_NET_ADMIN"),
         ("hci-socket:0", OSError(errno.EBUSY, "busy"), AdapterUnavailable, "take the adapter from BlueZ"),
+        ("hci-socket:0", OSError(errno.EAFNOSUPPORT, "no"), AdapterUnavailable, "has no Bluetooth sockets"),
+        ("hci-socket:0", OSError(errno.EPROTONOSUPPORT, "no"), AdapterUnavailable, "module bluetooth"),
+        ("hci-socket:0", without_sockets(), AdapterUnavailable, "has no Bluetooth sockets: take usb:0"),
         (
             "tcp-client:h:1",
             ConnectionRefusedError(errno.ECONNREFUSED, "no"),

@@ -126,7 +126,7 @@ async def scan_for_both(one: Node, two: Node, transport: str) -> None:
     nodes = json.loads(out)["nodes"]
     assert len(nodes) == 2
     for node in nodes:
-        assert node["verdict"] in ("to be dialled", "it has the lower address, so it dials first")
+        assert node["verdict"] in ("dial", "grace")
 
 
 async def monitor_for_programs(one: Node, two: Node) -> None:

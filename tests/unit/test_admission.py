@@ -174,7 +174,7 @@ async def test_the_blacklist_grows_to_eight_times_and_success_clears_it() -> Non
     candidate = seen(admission)
     times = []
     for _ in range(12):
-        admission.failed(candidate, 1000)
+        admission.failed(candidate, 1000, "gone")
         times.append(max(candidate.blacklisted_until - 1000, 0))
     assert times == [0, 0, 60, 120, 180, 240, 300, 360, 420, 480, 480, 480]
     seen(admission, now=1001)
@@ -192,9 +192,9 @@ async def test_only_failures_of_one_kind_in_a_row_have_a_peer_left_alone() -> No
     admission = admission_of()
     candidate = seen(admission)
     for turned_us_away in (True, True, False, False, True, True):
-        admission.failed(candidate, 1000, turned_us_away=turned_us_away)
+        admission.failed(candidate, 1000, "gone", turned_us_away=turned_us_away)
         assert candidate.blacklisted_until < 1000
-    admission.failed(candidate, 1000, turned_us_away=True)
+    admission.failed(candidate, 1000, "gone", turned_us_away=True)
     assert candidate.blacklisted_until == 1060
     assert candidate.attempts == 7
 
@@ -205,8 +205,8 @@ async def test_attempts_that_came_to_an_end_are_counted() -> None:
     with admission.begin(candidate, 0):
         pass
     assert candidate.attempts == 0
-    admission.failed(candidate, 0)
-    admission.failed(candidate, 0)
+    admission.failed(candidate, 0, "gone")
+    admission.failed(candidate, 0, "gone")
     assert (candidate.attempts, candidate.successes, candidate.failures) == (2, 0, 2)
     admission.succeeded(candidate)
     admission.succeeded(candidate)
@@ -375,8 +375,22 @@ async def test_who_drops_a_link_has_turned_us_away_and_who_is_not_reached_has_no
         admission.link_ended(link, IDENTITY, 0, proven=False)
         assert (candidate.turned_us_away, candidate.failures) == (True, failures)
     for failures in (1, 2):
-        admission.failed(candidate, 0)
+        admission.failed(candidate, 0, "gone")
         assert (candidate.turned_us_away, candidate.failures) == (False, failures)
+
+
+async def test_why_the_last_attempt_has_failed_is_known_until_one_succeeds() -> None:
+    admission = admission_of()
+    candidate = seen(admission)
+    assert candidate.last_failure is None
+    for why in ("it refuses", "no link within 30 s"):
+        admission.failed(candidate, 0, why)
+        assert candidate.last_failure == why
+    for proven, why in ((False, "it ended the link before it was of any use"), (True, None)):
+        link = Link(HIGHER)
+        assert admission.take_place(link, None)
+        admission.link_ended(link, IDENTITY, 0, proven=proven)
+        assert candidate.last_failure == why
 
 
 async def test_who_has_turned_us_away_is_left_in_peace_from_then_on() -> None:
@@ -561,14 +575,19 @@ async def test_score(rssi: int | None, attempts: int, successes: int, age: float
 async def test_the_status_of_a_candidate() -> None:
     admission = admission_of()
     candidate = seen(admission, now=3, name="shed")
-    admission.failed(candidate, 3)
+    admission.failed(candidate, 3, "it lacks \x1b[2J RX")
     with admission.begin(candidate, 6):
         pass
-    known = CandidateStatus(HIGHER, "shed", -60, 5, None, 1, 1, "tried just now", 3, None, 0.0, 2)
+    known = CandidateStatus(
+        *(HIGHER, "shed", -60, 5, None, 1, 1, "paced", "tried just now", 3, None, 0.0, 2),
+        "it lacks ?[2J RX",
+    )
     assert admission.status(8) == (known,)
     admission.identified(HIGHER, IDENTITY)
     admission.succeeded(candidate)
-    known = CandidateStatus(HIGHER, "shed", -60, 9, IDENTITY.hex(), 2, 0, "to be dialled", None, None, 0.0, 6)
+    known = CandidateStatus(
+        *(HIGHER, "shed", -60, 9, IDENTITY.hex(), 2, 0, "dial", "to be dialled", None, None, 0.0, 6, None)
+    )
     assert admission.status(12) == (known,)
 
 
@@ -591,7 +610,7 @@ async def test_each_change_of_a_verdict_is_one_line_in_the_log(caplog: pytest.Lo
     ]
     caplog.clear()
     for _ in range(4):
-        admission.failed(lower, 100)
+        admission.failed(lower, 100, "gone")
     assert caplog.messages == [
         f"{LOWER} failed 3 times: left alone for 60 s",
         f"{LOWER} failed 4 times: left alone for 120 s",
@@ -645,7 +664,7 @@ def test_whatever_happens_the_limiters_tell_the_truth(steps: list[tuple[str, int
             elif address in flying:
                 with flying.pop(address) as attempt:
                     if what == "f":
-                        admission.failed(attempt.candidate, now)
+                        admission.failed(attempt.candidate, now, "gone")
             assert sorted(admission.in_flight()) == sorted(flying)
             assert len(flying) <= 1
             assert admission.places.borrowed_tokens == len(flying)

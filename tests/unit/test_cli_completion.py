@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from rns_ble.cli import COMMANDS
-from rns_ble.cli.completion import SHELLS
+from rns_ble.cli.completion import PLACES, SHELLS
 
 PATIENCE = 20.0
 """Seconds for a shell to start, or to answer, on a machine that does other things as well."""
@@ -93,6 +93,17 @@ def test_every_command_and_action_is_in_what_it_prints(script: Path) -> None:
     text = script.read_text()
     for word in (*COMMANDS, "connect", "service-uuid", "bumble"):
         assert word in text
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_it_says_of_its_place_what_the_readme_says(shell: str, script: Path) -> None:
+    place, needed = PLACES[shell]
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert f"| {shell} | `rns-ble completion {shell}` | `{place}` | {needed} |\n" in readme
+    text = script.read_text()
+    assert f"\n# It belongs into {place}, and needs {needed}.\n" in text
+    assert "Usage:" not in text
+    assert "bash_completion/rns-ble" not in text
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
 
+from rns_ble.cli.demo import scenario
 from rns_ble.cli.demo.report import NodeReport, Report
 from rns_ble.cli.progress import Progress
 
@@ -112,6 +115,26 @@ def test_what_is_kept_is_said_last_and_what_is_not_is_null() -> None:
     report.kept = "/tmp/rns-ble-demo-x"
     assert report.as_json()["kept"] == "/tmp/rns-ble-demo-x"
     assert report.as_table().splitlines()[-1] == "Configurations and logs stay in /tmp/rns-ble-demo-x"
+
+
+def test_what_is_kept_is_said_on_stderr_only_where_there_is_no_report_to_say_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    stream = io.StringIO()
+    with scenario._directory(keep=True, progress=Progress(stream)):
+        pass
+    assert stream.getvalue() == ""
+
+    def interrupted() -> None:
+        with scenario._directory(keep=True, progress=Progress(stream)) as directory:
+            assert directory.parent == tmp_path
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert f"configurations and logs stay in {tmp_path}/" in stream.getvalue()
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_times_are_milliseconds_and_a_cut_identity_shows_that_it_is_cut() -> None:

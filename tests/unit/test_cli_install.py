@@ -57,15 +57,7 @@ CONFIGURATIONS = {
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    monkeypatch.setattr("rns_ble.cli.install.has_driver", lambda _: True)
     return tmp_path
-
-
-@pytest.fixture
-def without_bluez(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The home, in an installation that lacks the driver bleak."""
-    monkeypatch.setattr("rns_ble.cli.install.has_driver", lambda name: name != "bleak")
-    return home
 
 
 def install(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
@@ -240,14 +232,15 @@ def test_without_a_configuration_enable_writes_a_first_one(
     assert install(capsys, "--enable")["config_changed"] is False
 
 
-def test_who_had_no_configuration_is_told_to_start_rnsd_and_others_to_restart_it(
+def test_who_had_no_configuration_is_told_to_start_rnsd_and_others_to_restart_one_that_runs(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["install", "--enable"]) == 0
     assert "\nStart rnsd to bring the interface up.\n" in capsys.readouterr().out
     (home / "config").write_text("[interfaces]\n")
     assert main(["install", "--enable", "--config", str(home)]) == 0
-    assert "\nRestart rnsd to bring the interface up.\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "\nStart rnsd, or restart it where it runs, to bring the interface up.\n" in said
 
 
 def test_without_enable_the_section_is_printed_and_nothing_else_written(
@@ -307,48 +300,6 @@ def test_the_command_that_is_proposed_repeats_what_was_asked_for(
         captured = capsys.readouterr()
         assert f"`rns-ble install --enable {shlex.join(arguments)}`" in captured.out
         assert captured.err == ""
-
-
-# --- a driver that this installation lacks ---
-
-
-@pytest.mark.parametrize("arguments", [[], ["--driver", "bleak"], ["--adapter", "hci1"]])
-def test_enable_writes_nothing_for_a_driver_that_is_missing(
-    arguments: list[str], without_bluez: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (without_bluez / "config").write_text("[interfaces]\n")
-    options = ["--config", str(without_bluez)]
-    assert main(["install", "--enable", *options, *arguments]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    proposed = f"rns-ble install --enable {shlex.join(options)} --driver bumble --transport usb:0"
-    assert f"`{proposed}`" in captured.err
-    assert captured.err.count("\n") == 1
-    assert [path.name for path in without_bluez.iterdir()] == ["config"]
-    assert main(shlex.split(proposed)[1:]) == 0, "what it proposes works"
-
-
-def test_without_enable_the_section_has_a_driver_that_is_there(
-    without_bluez: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (without_bluez / "config").write_text("[interfaces]\n")
-    assert main(["install", "--config", str(without_bluez)]) == 0
-    captured = capsys.readouterr()
-    assert "    enabled = yes\n    driver = bumble\n    transport = usb:0\n" in captured.out
-    assert "estart rnsd" not in captured.out
-    assert "has no driver bleak" in captured.err
-
-
-def test_an_interface_that_is_there_with_a_missing_driver_is_told_what_to_set(
-    without_bluez: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = without_bluez / "config"
-    config.write_text("[interfaces]\n[[Bluetooth]]\ntype = BLEInterface\nenabled = yes\n")
-    assert main(["install", "--enable", "--config", str(without_bluez)]) == 2
-    said = f"set `driver = bumble` and `transport = usb:0` in [[Bluetooth]] of {config}"
-    assert said in capsys.readouterr().err
-    assert main(["install", "--config", str(without_bluez)]) == 0
-    assert said in capsys.readouterr().err
 
 
 # --- the file ---
@@ -449,6 +400,22 @@ def test_an_rnsd_that_cannot_import_the_package_is_a_warning(
 def test_an_rnsd_that_can_import_it_is_none(home: Path) -> None:
     script(home / "bin", f"#!{sys.executable}")
     assert rnsd_python.warning() is None
+
+
+@pytest.mark.parametrize(("driver", "warned"), [("bumble", True), ("bleak", False)])
+def test_without_an_rnsd_on_path_it_is_the_one_beside_us_that_needs_the_extra(
+    driver: str, warned: bool, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the README's virtual environment, which is not activated."""
+    assert not list(home.iterdir())
+    assert rnsd_python.warning(driver) is None
+    monkeypatch.setitem(sys.modules, "bumble", None)
+    warning = rnsd_python.warning(driver)
+    assert (warning is not None) is warned
+    if warning is not None:
+        assert warning.startswith(f"{Path(sys.executable).with_name('rnsd')} runs with {sys.executable}, ")
+        assert "lacks the extra bumble" in warning
+        assert rnsd_python.how_to_install(sys.executable, "bumble", again=True) in warning
 
 
 def test_what_to_install_is_where_this_package_came_from() -> None:

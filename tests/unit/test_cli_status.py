@@ -8,8 +8,9 @@ import pwd
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,23 +19,28 @@ import pytest
 
 import rns_ble
 from rns_ble.candidate import Verdict
-from rns_ble.cli import main, running, scan
+from rns_ble.cli import main, running, scan, status
 from rns_ble.cli.running import Running, as_user, ask_all, not_yours
 from rns_ble.cli.tables import Column, duration, plain, size, table
-from rns_ble.cli.views import IN_FLIGHT, LINKED, Rates, Style, Trends, overview, why
+from rns_ble.cli.views import IN_FLIGHT, LINKED, Line, Rates, Style, Trends, overview, why
+from rns_ble.protocol.fragmentation import ReassemblyStatistics
 from rns_ble.status import CandidateStatus, InterfaceStatus, LinkStatus, MeshStatus, PeerStatus, as_json
 from rns_ble.status_socket import address_in, file_name, opened
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 LINK = LinkStatus("02:00:00:00:00:02", "central", 517, -50, "socket", 75.0, 0.1, 0)
-PEER = PeerStatus("ab" * 16, (LINK,), 75.0, 10, 2000, 20, 4000, 3, 300, 1, 2, 0)
+PEER = PeerStatus("ab" * 16, (LINK,), 75.0, 10, 2000, 20, 4000, 3, 300, 1, 2, 0, ReassemblyStatistics())
 LEFT_ALONE = CandidateStatus(
-    "02:00:00:00:00:03", "shed\x1b[2J", -70, 1.4, None, 3, 3, "failed too often", 42.0, None, 42.0, 18.0
+    *("02:00:00:00:00:03", "shed\x1b[2J", -70, 1.4, None, 3, 3, "blacklisted", "failed too often"),
+    *(42.0, None, 42.0, 18.0, "it lacks RX, TX"),
 )
 MESH = MeshStatus(
     *("cd" * 16, "02:00:00:00:00:01", True, False, 1, 7, ("02:00:00:00:00:04",), 2),
     (PEER,),
-    (LEFT_ALONE, replace(LEFT_ALONE, address=LINK.address, verdict="linked", verdict_ends=None)),
+    (
+        LEFT_ALONE,
+        replace(LEFT_ALONE, address=LINK.address, verdict="linked", verdict_text="linked", verdict_ends=None),
+    ),
 )
 ONLINE = InterfaceStatus(
     *("BLE Interface", True, None, "bleak", "hci1", None, MESH.address),
@@ -79,6 +85,30 @@ def interface(directory: Path, name: str, *answers: bytes | None) -> Iterator[Pa
             yield sockets / file_name(name)
         finally:
             over.set()
+            thread.join()
+
+
+@contextmanager
+def drops(directory: Path, part: bytes, pause: float) -> Iterator[None]:
+    """A socket of interface A's that answers with this again and again, as long as anybody listens."""
+    sockets = directory / "storage" / "rns_ble"
+    sockets.mkdir(parents=True)
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            while True:
+                connection.sendall(part)
+                time.sleep(pause)
+
+    with socket.socket(socket.AF_UNIX) as listening, opened(sockets) as descriptor:
+        listening.bind(address_in(descriptor, file_name("A")))
+        listening.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
             thread.join()
 
 
@@ -141,6 +171,20 @@ def test_who_does_not_answer_is_not_waited_for_for_ever(tmp_path: Path) -> None:
         found = ask_all(tmp_path, timeout=0.05)
     assert found.errors[0].startswith(f"A: process {os.getpid()} does not answer")
     assert len(found.interfaces) == 1
+
+
+def test_who_answers_drop_by_drop_is_not_waited_for_either(tmp_path: Path) -> None:
+    """The time is that of the whole answer, and not of each part."""
+    with drops(tmp_path, b"{", pause=0.02):
+        [error] = ask_all(tmp_path, timeout=0.2).errors
+    assert "does not answer" in error
+
+
+def test_an_answer_without_end_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "ANSWER_MAXIMUM", 1000)
+    with drops(tmp_path, b"{" * 600, pause=0):
+        [error] = ask_all(tmp_path, timeout=20).errors
+    assert error == f"A: process {os.getpid()} gives no answer: it says more than 1000 bytes"
 
 
 def test_what_belongs_to_another_user_is_said_with_the_command_that_works(tmp_path: Path) -> None:
@@ -318,6 +362,28 @@ def test_wait_gives_up(tmp_path: Path, capsys) -> None:
     assert run(capsys, "status", "--wait", "0.1", "--config", str(tmp_path))[0] == 1
 
 
+def test_an_interface_that_ends_while_its_rates_are_measured_is_shown_as_it_was(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [Running([told(ONLINE)]), Running()]
+    monkeypatch.setattr(status, "ask_all", lambda _directory: answers.pop(0))
+    code, out, errors = run(capsys, "status", "--config", str(tmp_path))
+    assert (code, errors) == (0, "")
+    assert out.startswith("BLE Interface: online\n")
+    assert answers == []
+
+
+def test_what_went_wrong_either_time_is_told_once(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [Running([told(ONLINE)], ["A is busy"]), Running([], ["A is busy", "B does not answer"])]
+    monkeypatch.setattr(status, "ask_all", lambda _directory: answers.pop(0))
+    code, out, errors = run(capsys, "status", "--config", str(tmp_path))
+    assert code == 1
+    assert out.startswith("BLE Interface: online\n")
+    assert errors == "rns-ble status: A is busy; B does not answer\n"
+
+
 # --- scan without an interface ---
 
 
@@ -396,7 +462,8 @@ def test_an_interface_its_peers_and_who_is_not_linked() -> None:
         f"{PEER.identity}  central  02:00:00:00:00:02  -50  517  socket  1 min    0 s  2.0 kB  4.0 kB"
         "     -     -      3        1           2        0       0",
         "not linked         dBm     seen  flags  failed  identity  name      state",
-        "02:00:00:00:00:03  -70  1 s ago  -      3 of 3  -         shed?[2J  failed too often (for 42 s)",
+        "02:00:00:00:00:03  -70  1 s ago  -      3 of 3  -         shed?[2J"
+        "  failed too often (for 42 s); last time: it lacks RX, TX",
     ]
 
 
@@ -439,26 +506,51 @@ def test_everything_can_be_shown_however_narrow() -> None:
     [
         ({}, "failed too often (for 42 s)"),
         (
-            {"verdict": "not seen lately", "verdict_ends": None},
+            {"verdict": "not_seen", "verdict_ends": None},
             "not seen lately; failed too often before (for 42 s)",
         ),
         (
-            {"verdict": "signal below min_rssi", "verdict_ends": None, "left_alone": 0},
+            {"verdict": "too_weak", "verdict_ends": None, "left_alone": 0},
             "signal below min_rssi",
         ),
         (
-            {"verdict": "an attempt is in flight", "verdict_ends": None, "left_alone": 0, "tried": 3.2},
+            {"verdict": "in_flight", "verdict_ends": None, "left_alone": 0, "tried": 3.2},
             "an attempt is in flight (since 3 s)",
         ),
     ],
 )
 def test_why(change: dict[str, Any], said: str) -> None:
-    assert why({**asdict(LEFT_ALONE), **change}) == said
+    candidate = {**asdict(LEFT_ALONE), **change}
+    candidate["verdict_text"] = Verdict[candidate["verdict"].upper()].value
+    assert why({**candidate, "last_failure": None}) == said
+    assert why(candidate) == f"{said}; last time: it lacks RX, TX"
+
+
+def test_of_who_is_linked_an_earlier_failure_is_no_news() -> None:
+    assert why(asdict(replace(LEFT_ALONE, verdict="linked", verdict_text="linked", verdict_ends=None))) == (
+        "linked; failed too often before (for 42 s)"
+    )
+
+
+def test_a_reason_that_is_long_goes_on_below_and_costs_no_column() -> None:
+    failure = (
+        "another program on hci0 has subscribed: end that one, or give the interface an adapter of its own"
+    )
+    mesh = replace(MESH, candidates=(replace(LEFT_ALONE, last_failure=failure),))
+    shown = lines(replace(ONLINE, mesh=mesh), width=110)
+    [first] = [number for number, line in enumerate(shown) if line.startswith(LEFT_ALONE.address)]
+    assert "shed?[2J" in shown[first]
+    assert [line[:17].strip() for line in shown[first:]] == [LEFT_ALONE.address, "", ""]
+    assert all(len(line) <= 110 for line in shown)
+    state = shown[first - 1].index("state")
+    assert " ".join(line[state:] for line in shown[first:]) == (
+        f"failed too often (for 42 s); last time: {failure}"
+    )
 
 
 def test_the_verdicts_that_are_looked_for_are_those_that_there_are() -> None:
     """The view does without the mesh's modules, which take long to import."""
-    assert (Verdict.LINKED.value, Verdict.IN_FLIGHT.value) == (LINKED, IN_FLIGHT)
+    assert (Verdict.LINKED.name.lower(), Verdict.IN_FLIGHT.name.lower()) == (LINKED, IN_FLIGHT)
 
 
 def test_rates_come_of_two_snapshots_and_not_of_two_lives_of_a_peer() -> None:
@@ -541,5 +633,37 @@ def test_sizes(count: float | None, text: str) -> None:
     assert size(count) == text
 
 
+EVIL = "a\x1b[2J\nb\u202e"
+
+
 def test_what_comes_from_elsewhere_does_not_steer_the_terminal() -> None:
-    assert plain("a\x1b[2J\nb\u202e") == "a?[2J?b?"
+    assert plain(EVIL) == "a?[2J?b?"
+    assert table([Column[str]("left", str)], [EVIL], None) == ["left", plain(EVIL)]
+    assert Line(EVIL).text == plain(EVIL)
+
+
+def with_evil(part: Any) -> Any:
+    """The same object with more than text in each of its texts."""
+    if isinstance(part, dict):
+        return {key: with_evil(part[key]) for key in part}
+    if isinstance(part, list):
+        return [with_evil(item) for item in part]
+    return part + EVIL if isinstance(part, str) else part
+
+
+@pytest.mark.parametrize("command", ["status", "scan"])
+def test_nothing_that_an_interface_tells_steers_the_terminal(tmp_path: Path, capsys, command: str) -> None:
+    """Root may look at the interface of any user, who answers what he likes."""
+    online, offline = (json.dumps(with_evil(told(one))).encode() + b"\n" for one in (ONLINE, OFFLINE))
+    with interface(tmp_path, "A", online, online), interface(tmp_path, "B", offline, offline):
+        _, out, errors = run(capsys, command, "--config", str(tmp_path))
+    assert plain(EVIL) in out
+    assert all(letter.isprintable() or letter == "\n" for letter in out + errors)
+    assert "\nb" not in out + errors
+
+
+def test_nothing_that_a_socket_answers_instead_steers_the_terminal(tmp_path: Path, capsys) -> None:
+    with interface(tmp_path, "A", b'{"error": "rubbish\\u001b[2J"}\n'):
+        _, _, errors = run(capsys, "status", "--config", str(tmp_path))
+    assert errors.count("\n") == 1
+    assert errors.rstrip("\n").isprintable()

@@ -81,6 +81,8 @@ def test_the_defaults_are_those_that_the_reference_implementation_has():
         ("dial_grace", "0", 0.0),
         ("outgoing_queue", "64", 64),
         ("adapter", "hci1", "hci1"),
+        ("adapter", "b827eb123456", "B8:27:EB:12:34:56"),
+        ("adapter", "b8-27-eb-12-34-56", "B8:27:EB:12:34:56"),
         ("adapter", "", None),
     ],
 )
@@ -203,6 +205,15 @@ def test_a_transport_that_there_can_not_be(transport, message):
         read(driver="bumble", transport=transport)
     assert str(raised.value).startswith(message)
     assert read(transport=transport).transport == transport  # bleak's it is not
+
+
+@pytest.mark.parametrize("name", ["HCI1", "hci", "1", "B8:27:EB:12:34"])
+def test_an_adapter_that_there_can_not_be(name):
+    with pytest.raises(ConfigurationError) as raised:
+        read(adapter=name)
+    assert str(raised.value) == f"adapter = {name}: a name like hci0, or the adapter's Bluetooth address"
+    assert BLEConfig.from_section({"adapter": name}, own_driver=True).adapter == name, "as that one calls it"
+    assert read(driver="bumble", transport="usb:0", adapter=name).adapter == name, "it has no effect"
 
 
 def test_all_that_is_wrong_is_reported_at_once_a_line_each():

@@ -29,7 +29,7 @@ def test_the_guide_quotes_the_example() -> None:
         return "\n".join(line.strip() for line in text.splitlines() if line.strip())
 
     quoted = [block for block in BLOCKS if "import " not in block]
-    assert len(quoted) == 8
+    assert len(quoted) == 10
     for block in quoted:
         assert lines(block) in lines(EXAMPLE.read_text())
 

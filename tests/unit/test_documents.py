@@ -101,4 +101,4 @@ def test_the_numbers_of_the_protocols_page_are_those_of_the_code(said: str) -> N
 def test_every_reason_why_somebody_is_not_linked_is_explained() -> None:
     page = (DOCS / "status.md").read_text()
     for verdict in Verdict:
-        assert f"| {verdict.value} |" in page
+        assert f"| {verdict.value} | `{verdict.name.lower()}` |" in page

@@ -10,7 +10,7 @@ import trio
 
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import LinkLost, Role
-from rns_ble.protocol.fragmentation import Fragmenter
+from rns_ble.protocol.fragmentation import Fragmenter, ReassemblyStatistics
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID
 from rns_ble.testing import Air, MockBLEDriver
 from tests.nodes import Node, address_of, identity_of, running, until
@@ -172,7 +172,25 @@ async def test_a_packet_sent_again_on_another_link_arrives_once_and_whole() -> N
         await until(lambda: node.packets, 5)
         await trio.sleep(60)
         assert node.packets == [(identity_of(REAL), bytes(range(40)))]
-        assert node.mesh.status().peers[0].rx_incomplete == 1, "counted although its link is gone"
+        peer = node.mesh.status().peers[0]
+        assert peer.rx_incomplete == 1, "counted although its link is gone"
+        assert peer.reassembly == ReassemblyStatistics(packets=1, timed_out=1)
+
+
+async def test_what_is_lost_and_what_comes_twice_is_told_of_each_link_of_a_peer() -> None:
+    air = Air(att_mtu=23)
+    node = Node(air, 1)
+    values = Fragmenter(20).fragment(bytes(range(40)))
+    assert len(values) == 3
+    async with running(node), hand(node, REAL) as first, hand(node, STRANGER) as second:
+        for value in values[1:]:  # the START was lost
+            await first.link.send(value)
+        for value in (values[0], values[1], values[1], values[2]):
+            await second.link.send(value)
+        await until(lambda: node.packets, 5)
+        peer = node.mesh.status().peers[0]
+        assert peer.reassembly == ReassemblyStatistics(packets=1, unknown_packet=2, duplicates=1)
+        assert peer.rx_incomplete == 2
 
 
 @pytest.mark.parametrize("shown", [b"\x04\x01", b"\x05\x01", b"\x00"])

@@ -11,7 +11,9 @@ import trio
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import PeerUnreachable, Role
 from rns_ble.mesh import ADVERTISING_RETRY
+from rns_ble.protocol.fragmentation import ReassemblyStatistics
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID
+from rns_ble.protocol.pairs import Cuts, PairFragmenter
 from rns_ble.testing import Air, MockBLEDriver
 from rns_ble.testing.virtual_time import run_in_virtual_time
 from tests.nodes import Node, address_of, identity_of, running, until
@@ -111,6 +113,7 @@ async def test_a_thousand_sightings_of_a_hanging_peer_make_one_attempt(caplog) -
             in caplog.text
         )
         await trio.sleep(20)  # it times out at 20 s, and is tried again
+        assert candidate.last_failure == "no link within 20 s"
         assert len(air.connects) == 2
         assert air.connects[1][0] - air.connects[0][0] >= 20
         air.hanging.clear()
@@ -130,7 +133,8 @@ async def test_attempts_are_five_seconds_apart_and_failures_lead_to_the_blacklis
         assert [round(later - times[0]) for later in times] == [0, 5, 10]
         (candidate,) = node.mesh.status().candidates
         assert candidate.failures == 3
-        assert candidate.verdict == "failed too often"
+        assert (candidate.verdict, candidate.verdict_text) == ("blacklisted", "failed too often")
+        assert candidate.last_failure == f"{address_of(2)} refuses the connection"
         await trio.sleep(50)
         assert len(air.connects) == 3
         await trio.sleep(60 + 120)  # 60 s after the third failure, then 120 s after the fourth
@@ -148,7 +152,7 @@ async def test_a_higher_address_waits_for_the_grace_then_dials_all_the_same() ->
         await start(peer)
         await trio.sleep(19.5)
         assert air.connects == []
-        assert node.mesh.status().candidates[0].verdict.startswith("it has the lower address")
+        assert node.mesh.status().candidates[0].verdict == "grace"
         await until(lambda: node.peers)
         assert 20 <= air.connects[0][0] < 21
 
@@ -160,7 +164,7 @@ async def test_weak_and_unknown_signals_are_not_dialled() -> None:
         await start(peer)
         await trio.sleep(30)
         assert air.connects == []
-        assert node.mesh.status().candidates[0].verdict == "signal below min_rssi"
+        assert node.mesh.status().candidates[0].verdict == "too_weak"
         air.rssi = -85
         await until(lambda: node.peers)
 
@@ -179,7 +183,7 @@ async def test_two_peripheral_only_nodes_say_so_once(caplog) -> None:
     async with running(*nodes):
         await trio.sleep(10)
         (candidate,) = nodes[0].mesh.status().candidates
-        assert candidate.verdict == "neither side dials (both peripheral-only)"
+        assert candidate.verdict == "both_peripheral_only"
         await trio.sleep(600)
     assert air.connects == []
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
@@ -433,6 +437,7 @@ async def test_values_before_the_identity_are_dropped_not_fatal() -> None:
         await link.send(bytes.fromhex("0300000001") + b"END")
         await until(lambda: len(node.packets) == 2)
         assert node.mesh.status().peers[0].rx_foreign == 1
+        assert node.mesh.status().peers[0].reassembly.packets == 2
         await link.aclose()
 
 
@@ -786,6 +791,25 @@ async def test_who_comes_later_gets_what_he_has_not_heard() -> None:
             await until(lambda: len(hub.peers) == 2)
             assert hub.peers[second.identity].outgoing.put(b"announce")
             await until(lambda: second.packets)
+
+
+async def test_a_half_that_never_comes_is_a_packet_that_was_too_late() -> None:
+    air = Air(overtaking=1)
+    node = Node(air, 1)
+    fragmenter = PairFragmenter(Cuts(node.longest_packet))
+    packet = bytes(node.longest_packet)
+    async with running(node), await stranger(air, 2) as driver:
+        link = await connected_by_hand(node, driver)
+        await link.send(identity_of(2))
+        await link.send(fragmenter.fragment(packet, link.value_limit)[1])
+        await trio.sleep(1)
+        for value in fragmenter.fragment(packet, link.value_limit):
+            await link.send(value)
+        await until(lambda: node.packets)
+        peer = node.mesh.status().peers[0]
+        assert peer.reassembly == ReassemblyStatistics(packets=1, timed_out=1)
+        assert peer.rx_incomplete == 1
+        await link.aclose()
 
 
 @pytest.mark.parametrize("overtaking", [1, 40])

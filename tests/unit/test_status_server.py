@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 from unittest.mock import Mock
@@ -22,6 +23,7 @@ import trio
 import trio.lowlevel
 
 from rns_ble import status_server
+from rns_ble.protocol.fragmentation import ReassemblyStatistics
 from rns_ble.status import CandidateStatus, InterfaceStatus, LinkStatus, MeshStatus, PeerStatus
 from rns_ble.status_server import CLIENTS_MAXIMUM, REQUEST_MAXIMUM, serve_status
 from rns_ble.status_socket import address_in, file_name, opened
@@ -34,9 +36,10 @@ PATIENCE = 20.0
 
 def snapshot(candidates: int = 1) -> InterfaceStatus:
     link = LinkStatus("02:00:00:00:00:02", "central", 517, -50, "socket", 5.0, 0.1, 0)
-    peer = PeerStatus("ab" * 16, (link,), 5.0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+    peer = PeerStatus("ab" * 16, (link,), 5.0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ReassemblyStatistics(duplicates=2))
     seen = CandidateStatus(
-        "02:00:00:00:00:03", "shed", -70, 1.0, None, 3, 3, "failed too often", 42.0, None, 42.0, 18.0
+        *("02:00:00:00:00:03", "shed", -70, 1.0, None, 3, 3, "blacklisted", "failed too often"),
+        *(42.0, None, 42.0, 18.0, "it does not answer"),
     )
     mesh = MeshStatus("cd" * 16, "02:00:00:00:00:01", True, False, 1, 7, (), 0, (peer,), (seen,) * candidates)
     return InterfaceStatus(
@@ -132,6 +135,7 @@ async def test_a_line_is_asked_for_and_answered_by_one_object_with_all_of_the_sn
     assert told["name"] == NAME
     assert told["pid"] == os.getpid()
     assert told["mesh"]["peers"][0]["links"][0]["data_path"] == "socket"
+    assert told["mesh"]["peers"][0]["reassembly"] == asdict(ReassemblyStatistics(duplicates=2))
     assert told["mesh"]["candidates"] == [
         {
             "address": "02:00:00:00:00:03",
@@ -141,11 +145,13 @@ async def test_a_line_is_asked_for_and_answered_by_one_object_with_all_of_the_sn
             "identity": None,
             "attempts": 3,
             "failures": 3,
-            "verdict": "failed too often",
+            "verdict": "blacklisted",
+            "verdict_text": "failed too often",
             "verdict_ends": 42.0,
             "flags": None,
             "left_alone": 42.0,
             "tried": 18.0,
+            "last_failure": "it does not answer",
         }
     ]
 

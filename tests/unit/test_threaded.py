@@ -44,6 +44,7 @@ from rns_ble.peer import LINKS_MAXIMUM
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID
 from rns_ble.testing.driver_suite import DriverSuite
 from tests.loopback import Ether, Habits, LoopbackDriver
+from tests.nodes import Node, running
 
 COLUMBA = Habits(takes_identity_write=True, prefix="", late_mtu=True, silent_stop=True)
 PLAIN = Habits(tells_identity=False, blocking_connect=True, prefix="dev:")
@@ -296,6 +297,30 @@ async def test_a_driver_that_raises_is_unavailable_and_says_why(method: str) -> 
     assert "stop" in puppet.calls
 
 
+async def test_who_is_sighted_during_the_call_that_starts_the_scan_is_seen() -> None:
+    async with a_puppet() as (puppet, driver):
+
+        def sight() -> None:
+            puppet.on_device_discovered(BLEDevice(NAME, None, -60, [SERVICE_UUID]))
+
+        puppet.acts["start_scanning"] = sight
+        await driver.start_scanning()
+        with trio.fail_after(10):
+            assert (await driver.discovered.receive()).address == NAME
+
+
+async def test_a_scan_that_did_not_start_is_none() -> None:
+    async with a_puppet() as (puppet, driver):
+        puppet.acts["start_scanning"] = Mock(side_effect=OSError("busy"), __name__="start_scanning")
+        with pytest.raises(AdapterUnavailable, match="busy"):
+            await driver.start_scanning()
+        assert DriverState.SCANNING not in driver.state
+        elsewhere(puppet.on_device_discovered, BLEDevice(NAME, None, -60, [SERVICE_UUID]))
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.WouldBlock):
+            driver.discovered.receive_nowait()
+
+
 async def test_a_driver_that_complains_instead_of_raising_has_failed_as_well() -> None:
     async with a_puppet() as (puppet, driver):
         puppet.acts["start_advertising"] = lambda _name, _identity: puppet.on_error(
@@ -491,10 +516,37 @@ async def test_a_peer_that_changes_its_address_keeps_its_link() -> None:
         assert [await link.receive() for _ in range(2)] == [b"under the new one", b"and the old one"]
         await link.send(b"\x01")
         assert puppet.calls[-1] == f"send {OTHER_NAME} 01"
-        assert link.address == NAME
+        assert link.address == OTHER_NAME
+        assert driver.connected_peers == [OTHER_NAME]
         puppet.peers = {OTHER_NAME: "peripheral"}
         await link.aclose()
         assert puppet.calls[-1] == f"disconnect {OTHER_NAME}"
+
+
+async def test_a_peer_that_is_sighted_under_the_address_to_which_its_link_has_changed_is_not_dialled() -> (
+    None
+):
+    puppet = Puppet()
+    node = Node(None, 1, BLEConfig(power_mode="aggressive", dial_grace=0), ThreadedDriver(puppet))
+
+    def sight(rssi: int) -> None:
+        elsewhere(puppet.on_device_discovered, BLEDevice(OTHER_NAME.lower(), None, rssi, [SERVICE_UUID]))
+
+    async with running(node):
+        await until(lambda: DriverState.SCANNING in node.driver.state)
+        puppet.link(f"dev:{NAME}", "peripheral", IDENTITY)
+        await until(lambda: node.peers)
+        elsewhere(puppet.on_address_changed, f"dev:{NAME}", f"dev:{OTHER_NAME}", IDENTITY.hex())
+        puppet.peers = {f"dev:{OTHER_NAME}": "peripheral"}
+        sight(-60)
+        await until(lambda: node.mesh.admission.candidates)
+        await trio.testing.wait_all_tasks_blocked()
+        sight(-70)
+        await until(lambda: node.mesh.status().peers[0].links[0].rssi == -70)
+        (candidate,) = node.mesh.status().candidates
+        assert (candidate.address, candidate.verdict, candidate.tried) == (OTHER_NAME, "linked", None)
+        assert node.mesh.status().peers[0].links[0].address == OTHER_NAME
+        assert not [call for call in puppet.calls if call.startswith("connect")]
 
 
 async def test_of_two_links_to_one_peer_the_driver_closes_one() -> None:
@@ -514,6 +566,33 @@ async def test_a_value_under_another_spelling_of_the_address_is_the_links() -> N
         assert link.address == NAME
         await link.send(b"\x01")
         assert puppet.calls[-1] == f"send dev:{NAME} 01"
+
+
+async def test_an_end_under_another_spelling_of_the_address_is_the_links() -> None:
+    async with a_puppet() as (puppet, driver):
+        link = await accepted(puppet, driver, f"dev:{NAME}")
+        elsewhere(puppet.on_device_disconnected, NAME)
+        assert [value async for value in link] == []
+        assert driver.connected_peers == []
+
+
+async def test_an_end_under_the_name_of_one_of_two_links_is_not_the_others() -> None:
+    async with a_puppet() as (puppet, driver):
+        link = await accepted(puppet, driver, f"dev:{NAME}")
+        other = await accepted(puppet, driver, NAME)
+        elsewhere(puppet.on_device_disconnected, NAME)
+        assert [value async for value in other] == []
+        await link.send(b"\x01")
+        assert driver.connected_peers == [NAME]
+
+
+async def test_an_end_of_the_attempts_connection_is_not_that_of_the_peers_own() -> None:
+    async with a_puppet() as (puppet, driver):
+        link = await accepted(puppet, driver, f"dev:{NAME}")
+        error = await failing(driver, puppet, lambda: puppet.on_device_disconnected(NAME))
+        assert isinstance(error, PeerUnreachable)
+        await link.send(b"\x01")
+        assert driver.connected_peers == [NAME]
 
 
 async def test_who_is_a_duplicate_is_answered_on_the_drivers_own_thread() -> None:
@@ -536,11 +615,13 @@ async def test_who_is_a_duplicate_is_answered_on_the_drivers_own_thread() -> Non
         assert duplicate(third) is False
 
 
-async def test_a_connect_that_we_have_vetoed_is_no_failure_of_the_peers() -> None:
+@pytest.mark.parametrize("spelling", [NAME, f"dev:{NAME}", NAME.lower()])
+async def test_a_connect_that_we_have_vetoed_is_no_failure_of_the_peers(spelling: str) -> None:
     async with a_puppet() as (puppet, driver):
 
         def act() -> None:
-            assert puppet.on_duplicate_identity_detected(NAME, bytes(16))
+            assert puppet.on_duplicate_identity_detected(OTHER_NAME, bytes(16)), "not this one"
+            assert puppet.on_duplicate_identity_detected(spelling, bytes(16))
             puppet.on_error("error", f"Connection failed to {NAME}: duplicate", RuntimeError())
 
         assert isinstance(await failing(driver, puppet, act), AlreadyConnected)
@@ -639,6 +720,9 @@ async def test_nonsense_raises_nothing_on_the_drivers_thread(caplog: pytest.LogC
         elsewhere(puppet.on_data_received, NAME, object())
         elsewhere(puppet.on_mtu_negotiated, NAME, "many")
         elsewhere(puppet.on_duplicate_identity_detected, NAME, None)
+        elsewhere(puppet.on_duplicate_identity_detected, "nobody", bytes(16))
+        elsewhere(puppet.on_address_changed, NAME, "nobody", None)
+        elsewhere(puppet.on_device_disconnected, "nobody")
         elsewhere(puppet.on_device_connected, "nobody", IDENTITY)
         elsewhere(puppet.on_device_discovered, BLEDevice("nobody", None, -50, [SERVICE_UUID]))
         elsewhere(puppet.on_device_discovered, object())

@@ -83,7 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _load(arguments.command).run(arguments)
         sys.stdout.flush()
     except CommandError as error:
-        print(f"rns-ble {arguments.command}: {error}", file=sys.stderr)
+        from rns_ble.cli.tables import plain  # noqa: PLC0415  (no part of what `deploy` takes to a host)
+
+        # It may name what another user, or somebody on the air, has called like this.
+        print(f"rns-ble {arguments.command}: {plain(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"rns-ble {arguments.command}: interrupted", file=sys.stderr)

@@ -17,7 +17,8 @@ def why_none(directory: Path) -> str:
     config = directory / "config"
     try:
         configuration = reticulum_config.parse(config.read_bytes())
-        sections = reticulum_config.ble_sections(configuration)
+        own = reticulum_config.own_sections(configuration, directory)
+        sections = reticulum_config.ble_sections(configuration) | own
     except FileNotFoundError:
         return f"there is no {config}: rns-ble install --enable, or name another directory with --config"
     except PermissionError:

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 from typing import Final
 
-SHELLS: Final = ("bash", "zsh", "fish")
+PLACES: Final = {
+    "bash": ("~/.local/share/bash-completion/completions/rns-ble", "Debian's `bash-completion`"),
+    "zsh": ("~/.zfunc/_rns-ble", "`fpath+=(~/.zfunc)` before `compinit` in `~/.zshrc`"),
+    "fish": ("~/.config/fish/completions/rns-ble.fish", "nothing"),
+}
+"""Shell → the file that it belongs into, and what it needs there, as the README says."""
+
+SHELLS: Final = tuple(PLACES)
+
+_USAGE: Final = re.compile(r"^# Usage:\n(?:#.*\n)+", re.MULTILINE)
+"""What shtab says of that, which is each shell's second-best place."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +39,14 @@ def run(arguments: argparse.Namespace) -> int:
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
         elif action.dest == "driver":
             action.choices = DRIVERS
-    print(shtab.complete(parser, arguments.shell), end="")
+    place, needed = PLACES[arguments.shell]
+    print(
+        _USAGE.sub(
+            lambda _: f"# It belongs into {place}, and needs {needed}.\n",
+            shtab.complete(parser, arguments.shell),
+        ),
+        end="",
+    )
     return 0
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shlex
 import sys
 from collections.abc import Iterable
 
@@ -21,17 +19,13 @@ class UsageError(CommandError):
 
 
 def require(packages: Iterable[str], *, extra: str) -> None:
-    """Raise `CommandError` unless all these packages are installed; says which extra brings them."""
-    missing = [package for package in packages if not _is_installed(package)]
+    """Raise `CommandError` unless all these packages are installed; says how the extra that brings them is
+    installed.
+    """
+    from rns_ble.cli.rnsd_python import how_to_install, is_installed  # noqa: PLC0415  (not for every command)
+
+    missing = [package for package in packages if not is_installed(package)]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
-        # The shell's own pip, where there is one, belongs to another environment most of the time.
-        pip = f"{shlex.quote(sys.executable)} -m pip"
-        raise CommandError(f"{' and '.join(missing)} {verb} not installed: {pip} install 'rns-ble[{extra}]'")
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ValueError:  # sys.modules says that it must not be imported
-        return False
+        how = how_to_install(sys.executable, extra, again=True)
+        raise CommandError(f"{' and '.join(missing)} {verb} not installed: {how}")

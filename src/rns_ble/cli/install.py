@@ -13,7 +13,6 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -25,10 +24,6 @@ SHIM: Final = (
     "# Written by `rns-ble install`. Reticulum loads its BLE interface from the Python package rns_ble.\n"
     "from rns_ble.interface import BLEInterface as interface_class\n"
 )
-
-
-WORKING_DRIVER: Final = {"driver": "bumble", "transport": "usb:0"}
-"""What to use where the driver that was chosen is missing."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,8 +94,7 @@ def install(
 ) -> Outcome:
     """Do it. Running it again changes nothing. Raises `CommandError` and `OSError`.
 
-    `explicit`: how the directory was named, for the command that is proposed. With `enable` and a driver
-    that this installation lacks nothing is written, and `UsageError` raised.
+    `explicit`: how the directory was named, for the command that is proposed.
     """
     config = directory / "config"
     data = config.read_bytes() if config.is_file() else None
@@ -115,15 +109,6 @@ def install(
             changed = reticulum_config.new_configuration(keys)
     except CommandError as error:
         raise CommandError(f"{config}: {error}") from error
-    missing = _missing_driver(config, present, keys)
-    if missing and not present:
-        keys = {**WORKING_DRIVER, **{key: value for key, value in keys.items() if key == "transport"}}
-        _check(keys)
-    command = _enable_command(explicit, keys)
-    if missing and not present:
-        missing += f", with `{command}`"
-    if missing and enable:
-        raise UsageError(missing)
     shim, written, replaced = write_shim(directory)
     outcome = Outcome(
         config_directory=str(directory),
@@ -132,7 +117,7 @@ def install(
         shim_written=written,
         shim_backup=str(replaced) if replaced else None,
         block=reticulum_config.block(keys=keys),
-        enable_command=command,
+        enable_command=_enable_command(explicit, keys),
         found=bool(present),
         kept=", ".join(f"[[{name}]]" for name in present),
     )
@@ -144,7 +129,8 @@ def install(
         reticulum_config.replace_file(config, changed)
         outcome.config_changed = outcome.enabled = True
     section = next(iter(present.values()), keys)
-    outcome.warnings += filter(None, [rnsd_python.warning(section.get("driver", "bleak").lower()), missing])
+    if (warning := rnsd_python.warning(section.get("driver", "bleak").lower())) is not None:
+        outcome.warnings.append(warning)
     return outcome
 
 
@@ -185,36 +171,11 @@ def _compare(present: Mapping[str, Mapping[str, str]], keys: Mapping[str, str], 
 def _check(keys: Mapping[str, str]) -> None:
     from rns_ble.config import BLEConfig  # noqa: PLC0415  (brings in Trio)
     from rns_ble.drivers.base import ConfigurationError  # noqa: PLC0415
-    from rns_ble.drivers.names import check_adapter  # noqa: PLC0415
 
     try:
-        config = BLEConfig.from_section({"name": reticulum_config.SECTION_NAME, **keys})
-        if config.driver == "bleak":
-            check_adapter(config.adapter)
+        BLEConfig.from_section({"name": reticulum_config.SECTION_NAME, **keys})
     except ConfigurationError as error:
-        raise UsageError(str(error)) from error
-
-
-def has_driver(name: str) -> bool:
-    """Whether this installation has the driver of that name."""
-    return name != "bleak" or find_spec("rns_ble.drivers.bluez") is not None
-
-
-def _missing_driver(
-    config: Path, present: Mapping[str, Mapping[str, str]], keys: Mapping[str, str]
-) -> str | None:
-    """That the driver of the interface is missing, and what to use; None when it is there."""
-    name, section = next(iter(present.items()), ("", keys))
-    driver = section.get("driver", "bleak").lower()
-    if has_driver(driver):
-        return None
-    message = (
-        f"this installation has no driver {driver} (BlueZ): use driver bumble with a USB dongle of its own"
-    )
-    if present:
-        lines = " and ".join(f"`{key} = {value}`" for key, value in WORKING_DRIVER.items())
-        message += f"; set {lines} in [[{name}]] of {config}"
-    return message
+        raise UsageError("; ".join(str(error).splitlines())) from error
 
 
 def _enable_command(explicit: str | None, keys: Mapping[str, str]) -> str:
@@ -234,8 +195,9 @@ def _print(outcome: Outcome) -> None:
             print(f"kept   {outcome.config_backup}")
         print(f"wrote  {config}, now with this section:\n\n{outcome.block}")
         if not outcome.warnings:
-            start = "Restart" if outcome.config_backup else "Start"  # a first configuration: nothing runs yet
-            print(f"{start} rnsd to bring the interface up.")
+            # With a first configuration nothing runs yet.
+            start = "Start rnsd, or restart it where it runs," if outcome.config_backup else "Start rnsd"
+            print(f"{start} to bring the interface up.")
     elif outcome.found:
         print(f"found  {config}, which has {outcome.kept}: left as it is, to be changed there")
     elif not outcome.config_exists:
@@ -250,6 +212,6 @@ def _print(outcome: Outcome) -> None:
             f"`{outcome.enable_command}`\ndo it:\n\n{outcome.block}"
         )
         if not outcome.warnings:
-            print("Then restart rnsd.")
+            print("Then start rnsd, or restart it where it runs.")
     for warning in outcome.warnings:
         print(f"rns-ble install: warning: {warning}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import time
@@ -135,6 +136,15 @@ def listener_on_tcp(port: int) -> tuple[int, str] | None:
             fields = line.split()
             if fields[1] == f"0100007F:{port:04X}" and fields[3] == _LISTENING:
                 return int(fields[7]), f"socket:[{fields[9]}]"
+    return None
+
+
+def capabilities(pid: int) -> int | None:
+    """Its effective capabilities, a bit each (capabilities(7)); None when it has ended, or hides them."""
+    with suppress(OSError):
+        status = (PROC / str(pid) / "status").read_text()
+        if found := re.search(r"^CapEff:\s*(\w+)", status, re.MULTILINE):
+            return int(found[1], 16)
     return None
 
 

@@ -31,6 +31,7 @@ SECTION_NAME: Final = "BLE Interface"
 _SECTION: Final = re.compile(
     r"^\s*(?P<open>(?:\[\s*)+)(?P<name>\"[^\"]*\"|'[^']*'|[^'\"\s\[].*?)(?:\s*\])+\s*(?:#.*)?$"
 )
+_IMPORTS_US: Final = re.compile(r"^\s*(?:from|import)\s+rns_ble\b", re.MULTILINE)
 _TRIPLE_QUOTE: Final = re.compile(r"[^#=]*=\s*('''|\"\"\")")
 
 
@@ -72,15 +73,40 @@ def parse(data: bytes) -> dict[str, Any]:
     return parsed
 
 
-def ble_sections(configuration: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
-    """The interfaces of our type in it, by name; a value with commas in it as it was written."""
+def sections(configuration: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
+    """All interfaces in it, by name; a value with commas in it as it was written."""
     return {
         name: {
             key: ",".join(value) if isinstance(value, list) else str(value) for key, value in section.items()
         }
         for name, section in _interfaces(configuration).items()
-        if isinstance(section, Mapping) and section.get("type") == INTERFACE_TYPE
+        if isinstance(section, Mapping)
     }
+
+
+def ble_sections(configuration: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
+    """The interfaces of our type in it."""
+    found = sections(configuration).items()
+    return {name: section for name, section in found if section.get("type") == INTERFACE_TYPE}
+
+
+def own_sections(configuration: Mapping[str, Any], directory: Path) -> dict[str, Mapping[str, str]]:
+    """The interfaces of another type whose file below that directory builds on this package: they bring a
+    driver of their own (docs/drivers.md).
+    """
+    return {
+        name: section
+        for name, section in sections(configuration).items()
+        if section.get("type") != INTERFACE_TYPE and _builds_on_us(directory, section.get("type", ""))
+    }
+
+
+def _builds_on_us(directory: Path, interface_type: str) -> bool:
+    try:
+        source = (directory / "interfaces" / f"{interface_type}.py").read_text(errors="replace")
+    except (OSError, ValueError):  # there is none, or there can be none of that name
+        return False
+    return _IMPORTS_US.search(source) is not None
 
 
 def free_name(configuration: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ interface is imported by rnsd's interpreter, which need not be the one that runs
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import pwd
@@ -128,6 +129,14 @@ def _as_user(user: int | None) -> dict[str, Any]:
     return {"user": user, "group": group, "extra_groups": ()}
 
 
+def is_installed(package: str) -> bool:
+    """Whether this interpreter finds it."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # sys.modules says that it must not be imported
+        return False
+
+
 def how_to_install(interpreter: str, extra: str = "", *, again: bool = False) -> str:
     """The command that installs this package where that interpreter finds it; `extra`: with this one;
     `again`: it is there already.
@@ -175,6 +184,12 @@ def on_path() -> tuple[str, str] | None:
     return (rnsd, interpreter) if rnsd and interpreter else None
 
 
+def beside() -> tuple[str, str] | None:
+    """The rnsd of this installation, whether a shell finds it or not, and its interpreter; else None."""
+    rnsd = Path(sys.executable).with_name("rnsd")
+    return (str(rnsd), sys.executable) if rnsd.exists() else None
+
+
 UNIT: Final = "rnsd.service"
 """What people call it; Reticulum's manual does, too."""
 
@@ -220,23 +235,28 @@ def _started_by(files: Iterable[Path]) -> Path:
 
 
 def warning(driver: str = "bleak") -> str | None:
-    """What is wrong with the rnsd that a shell would start, and what to do; None when nothing is.
+    """What is wrong with the rnsd that a shell would start, or else the one of this installation, and what to
+    do; None when nothing is.
 
     `driver`: what the interface is to use; that has to be there as well.
     """
-    found = on_path()
-    if found is None or (is_this(found[1]) and driver != "bumble"):
+    found = on_path() or beside()
+    if found is None:
         return None
     rnsd, interpreter = found
-    there = look_into(interpreter)
     extra = "bumble" if driver == "bumble" else ""
-    if there.rns_ble is None:
+    if is_this(interpreter):  # which has imported us
+        importable, has_extra = True, not extra or is_installed(extra)
+    else:
+        there = look_into(interpreter)
+        importable, has_extra = there.rns_ble is not None, not extra or there.bumble
+    if not importable:
         lacks = "can't import rns_ble"
-    elif extra and not there.bumble:
+    elif not has_extra:
         lacks = f"lacks the extra {extra}, which driver = {driver} needs"
     else:
         return None
     return (
         f"{rnsd} runs with {interpreter}, which {lacks}, so the interface won't load there: "
-        f"{how_to_install(interpreter, extra, again=there.rns_ble is not None)}"
+        f"{how_to_install(interpreter, extra, again=importable)}"
     )

@@ -13,6 +13,7 @@ import shlex
 import socket
 import struct
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,11 @@ TIMEOUT: Final = 2.0
 
 CHUNK: Final = 65536
 """Bytes."""
+
+ANSWER_MAXIMUM: Final = 4 << 20
+"""Bytes of an answer: a candidate takes under 400 and a peer some 1500, so there is room for some 10,000
+addresses, a hundred times what an interface remembers by default. Whoever asks may be root, and whoever
+answers any user."""
 
 SUDO_PATH: Final = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 """Where sudo looks for a command (`secure_path` in Debian's sudoers), and so not in virtual environments."""
@@ -70,6 +76,7 @@ def ask_all(directory: Path, timeout: float = TIMEOUT) -> Running:
 
 
 def _ask_into(running: Running, path: Path, address: str, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         try:
@@ -84,7 +91,7 @@ def _ask_into(running: Running, path: Path, address: str, timeout: float) -> Non
             return
         pid, _uid = peer_of(connection)
         try:
-            running.interfaces.append(_ask(connection))
+            running.interfaces.append(_ask(connection, deadline))
         except TimeoutError:
             running.errors.append(
                 f"{path.stem}: process {pid} does not answer. Is it stopped, or the machine overloaded? "
@@ -94,10 +101,15 @@ def _ask_into(running: Running, path: Path, address: str, timeout: float) -> Non
             running.errors.append(f"{path.stem}: process {pid} gives no answer: {error}")
 
 
-def _ask(connection: socket.socket) -> Interface:
+def _ask(connection: socket.socket, deadline: float) -> Interface:
     connection.sendall(REQUEST)
     received = bytearray()
     while not received.endswith(b"\n"):
+        if len(received) > ANSWER_MAXIMUM:
+            raise ValueError(f"it says more than {ANSWER_MAXIMUM} bytes")
+        if (left := deadline - time.monotonic()) <= 0:
+            raise TimeoutError
+        connection.settimeout(left)
         chunk = connection.recv(CHUNK)
         if not chunk:
             raise ValueError("it closed the connection")

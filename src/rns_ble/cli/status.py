@@ -53,8 +53,11 @@ def run(arguments: argparse.Namespace) -> int:
     rates.update(running.interfaces)
     if any((interface["mesh"] or {}).get("peers") for interface in running.interfaces):
         time.sleep(SAMPLE)
-        running = ask_all(directory)
-        rates.update(running.interfaces)
+        again = ask_all(directory)
+        rates.update(again.interfaces)
+        errors = list(dict.fromkeys([*errors, *again.errors]))
+        if again.interfaces:  # else it has ended just now, and what it was is what there is to show
+            running = again
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in overview(Running(running.interfaces), rates, width):
         print(line.text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
@@ -27,11 +28,16 @@ class Column(Generic[Row]):
     """Where the width does not suffice, the columns with the highest number are left out first; 0: never."""
     shortest: int | None = None
     """Before any is left out, its texts may be cut to so many letters."""
+    wraps: bool = False
+    """Instead of being cut, they go on in lines below; for the last column."""
 
 
 def table(columns: Sequence[Column[Row]], rows: Sequence[Row], width: int | None) -> list[str]:
-    """The lines, heading first; each fits into `width` letters unless even the narrowest table does not."""
-    cells = [[column.heading, *(column.text(row) for row in rows)] for column in columns]
+    """The lines, heading first; each fits into `width` letters unless even the narrowest table does not.
+
+    Whatever a row says is made plain.
+    """
+    cells = [[column.heading, *(plain(column.text(row)) for row in rows)] for column in columns]
     kept = list(range(len(columns)))
 
     def too_wide() -> int:
@@ -41,7 +47,10 @@ def table(columns: Sequence[Column[Row]], rows: Sequence[Row], width: int | None
     for i in kept:
         if too_wide() > 0 and (shortest := columns[i].shortest) is not None:
             longest = max(shortest, max(map(len, cells[i])) - too_wide())
-            cells[i] = [cell[:longest] for cell in cells[i]]
+            if columns[i].wraps:
+                _wrap(cells, i, longest)
+            else:
+                cells[i] = [cell[:longest] for cell in cells[i]]
     while too_wide() > 0 and (highest := max(columns[i].spare for i in kept)):
         kept = [i for i in kept if columns[i].spare != highest]
     widths = {i: max(map(len, cells[i])) for i in kept}
@@ -50,8 +59,17 @@ def table(columns: Sequence[Column[Row]], rows: Sequence[Row], width: int | None
             cells[i][line].rjust(widths[i]) if columns[i].right else cells[i][line].ljust(widths[i])
             for i in kept
         ).rstrip()
-        for line in range(len(rows) + 1)
+        for line in range(len(cells[0]))
     ]
+
+
+def _wrap(cells: list[list[str]], column: int, width: int) -> None:
+    """Break its texts into lines; beside the second and later ones the other columns are empty."""
+    for line in reversed(range(len(cells[column]))):
+        first, *others = textwrap.wrap(cells[column][line], width) or [""]
+        for texts in cells:
+            texts[line + 1 : line + 1] = ["" for _ in others]
+        cells[column][line : line + 1 + len(others)] = [first, *others]
 
 
 def duration(seconds: float | None) -> str:

@@ -16,8 +16,11 @@ from rns_ble.cli.tables import NOTHING, Column, duration, number, plain, size, t
 LINKED: Final = "linked"
 """The verdict on who is linked (`rns_ble.candidate.Verdict`)."""
 
-IN_FLIGHT: Final = "an attempt is in flight"
+IN_FLIGHT: Final = "in_flight"
 """The verdict on who is being dialled."""
+
+STATE_WIDTH: Final = 48
+"""Letters of a line of `state`, at least: most verdicts take fewer, and what follows one reads well at it."""
 
 SMOOTHING: Final = 0.2
 """How much of a new signal strength goes into the mean that the trend compares it with: some 5 sightings."""
@@ -38,10 +41,13 @@ class Style(enum.Enum):
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a screen."""
+    """One line of a screen, whatever it is made of: names and reasons come from other users and the air."""
 
     text: str = ""
     style: Style = Style.PLAIN
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", plain(self.text))
 
 
 class Rates:
@@ -144,14 +150,16 @@ def _seen(row: _Candidate) -> str:
 
 
 def why(candidate: dict[str, Any]) -> str:
-    """The verdict on a candidate, and for how long it stays."""
-    said = str(candidate["verdict"])
+    """The verdict on a candidate, for how long it stays, and why the last attempt has failed."""
+    said = str(candidate["verdict_text"])
     if candidate["verdict_ends"] is not None:
         said += f" (for {duration(candidate['verdict_ends'])})"
     elif candidate["left_alone"]:
         said += f"; failed too often before (for {duration(candidate['left_alone'])})"
-    elif said == IN_FLIGHT and candidate["tried"] is not None:
+    elif candidate["verdict"] == IN_FLIGHT and candidate["tried"] is not None:
         said += f" (since {duration(candidate['tried'])})"
+    if candidate["last_failure"] and candidate["verdict"] != LINKED:
+        said += f"; last time: {candidate['last_failure']}"
     return said
 
 
@@ -163,12 +171,12 @@ NODES: Final[tuple[Column[_Candidate], ...]] = (
     Column("flags", lambda row: number(row[0]["flags"]), spare=5),
     Column("failed", lambda row: f"{row[0]['failures']} of {row[0]['attempts']}", right=True, spare=6),
     Column("identity", lambda row: number(row[0]["identity"])[:16], spare=8),
-    Column("name", lambda row: plain(row[0]["name"] or NOTHING), spare=7),
-    Column("state", lambda row: why(row[0])),
+    Column("name", lambda row: row[0]["name"] or NOTHING, spare=7),
+    Column("state", lambda row: why(row[0]), shortest=STATE_WIDTH, wraps=True),
 )
 """As above."""
 
-HEARD_BY: Final[Column[_Candidate]] = Column("heard by", lambda row: plain(row[0]["interface"]), spare=3)
+HEARD_BY: Final[Column[_Candidate]] = Column("heard by", lambda row: str(row[0]["interface"]), spare=3)
 """Where several interfaces hear the same nodes."""
 
 NOT_LINKED: Final = tuple(
@@ -186,7 +194,7 @@ def overview(running: Running, rates: Rates, width: int | None = None) -> list[L
             lines.append(Line())
         lines += _interface(interface, rates, width)
     for error in running.errors:
-        lines += _wrapped(plain(error), width, Style.BAD)
+        lines += _wrapped(error, width, Style.BAD)
     return lines
 
 
@@ -197,9 +205,9 @@ def _wrapped(text: str, width: int | None, style: Style = Style.PLAIN) -> list[L
 
 
 def _interface(interface: Interface, rates: Rates, width: int | None) -> Iterator[Line]:
-    name, mesh = plain(interface["name"]), interface["mesh"]
+    name, mesh = interface["name"], interface["mesh"]
     if mesh is None:
-        yield from _wrapped(f"{name}: OFFLINE: {plain(interface['offline_reason'])}", width, Style.BAD)
+        yield from _wrapped(f"{name}: OFFLINE: {interface['offline_reason']}", width, Style.BAD)
     else:
         yield Line(f"{name}: online", Style.GOOD)
     for fact in _facts(interface):
@@ -220,7 +228,7 @@ def _interface(interface: Interface, rates: Rates, width: int | None) -> Iterato
 def _facts(interface: Interface) -> Iterator[str]:
     mesh = interface["mesh"]
     which = interface["transport"] if interface["driver"] == "bumble" else interface["adapter"]
-    parts = [f"driver {interface['driver']}{f' on {plain(which)}' if which else ''}"]
+    parts = [f"driver {interface['driver']}{f' on {which}' if which else ''}"]
     if interface["address"]:
         parts.append(f"address {interface['address']}")
     parts.append(f"process {interface['pid']}, up {duration(interface['age'])}")
@@ -238,7 +246,7 @@ def _facts(interface: Interface) -> Iterator[str]:
         yield f"packets that Reticulum was too slow to take: {interface['packets_dropped']}"
     if interface["version"] != rns_ble.__version__:
         yield (
-            f"it runs rns_ble {plain(interface['version'])}, and this is {rns_ble.__version__}: "
+            f"it runs rns_ble {interface['version']}, and this is {rns_ble.__version__}: "
             "restart it to bring it up to date"
         )
 

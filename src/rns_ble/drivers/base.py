@@ -112,7 +112,8 @@ class BLELink(trio.abc.Channel[bytes]):
     """
 
     address: str
-    """The peer's Bluetooth address on this link, normalised."""
+    """The peer's Bluetooth address on this link, normalised. It changes where the stack says that the peer's
+    has."""
     role: Role
     """Ours."""
     peer_identity: bytes | None = None

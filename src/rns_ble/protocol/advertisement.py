@@ -61,9 +61,12 @@ def shown_name(name: str | None) -> str | None:
     """A device's name as it may be logged and shown: cut to `NAME_MAXIMUM`, and without control characters,
     which could forge lines of a log or steer a terminal. None for no name.
     """
-    if not name:
-        return None
-    return "".join(letter if letter.isprintable() else "?" for letter in name[:NAME_MAXIMUM])
+    return plain(name[:NAME_MAXIMUM]) if name else None
+
+
+def plain(text: str) -> str:
+    """A text that may come from the air, with a question mark for each letter that is more than a letter."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def known_rssi(rssi: int | None) -> int | None:

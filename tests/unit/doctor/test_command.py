@@ -99,6 +99,30 @@ def test_fix_sets_up_what_is_not_there_at_all(home: Path, capsys: pytest.Capture
     assert list(reticulum_config.ble_sections(configuration)) == ["BLE Interface"]
 
 
+@pytest.mark.usefixtures("locked_rnsd")
+def test_fix_puts_nothing_beside_a_driver_of_ones_own(
+    home: Path, instance: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "interfaces").mkdir()
+    (home / "interfaces" / "SocketRadio.py").write_text(
+        "from rns_ble.interface import BLEInterface\ninterface_class = BLEInterface\n"
+    )
+    (home / "config").write_text(
+        f"[reticulum]\ninstance_name = {instance}\n"
+        "[interfaces]\n[[Sock]]\ntype = SocketRadio\nenabled = yes\n"
+    )
+    before = files(home)
+    code, checks = doctor(capsys, "--config", str(home), "--fix", "--yes")
+    assert code == 0
+    assert files(home) == before
+    assert {name: checks[name]["state"] for name in ("shim", "section", "BlueZ")} == {
+        "shim": "skipped",
+        "section": "skipped",
+        "BlueZ": "skipped",
+    }
+    assert "D-Bus" not in checks
+
+
 def on_a_terminal(answers: str, *arguments: str) -> str:
     """What it writes to stderr when somebody answers at a terminal."""
     ours, theirs = pty.openpty()

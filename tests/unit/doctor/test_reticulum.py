@@ -6,14 +6,17 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from rns_ble.cli.absence import why_none
 from rns_ble.cli.doctor.case import Case
 from rns_ble.cli.doctor.finding import Edit, State
+from rns_ble.cli.doctor.interface import check_interface
 from rns_ble.cli.doctor.reticulum import (
     check_configuration,
     check_in_force,
@@ -22,6 +25,8 @@ from rns_ble.cli.doctor.reticulum import (
     check_shim,
 )
 from rns_ble.cli.install import SHIM
+from rns_ble.cli.processes import STARTED_WITHIN
+from rns_ble.cli.running import Running
 
 
 def apply(mend: object) -> None:
@@ -177,6 +182,107 @@ def test_of_several_sections_only_those_that_are_enabled_count(home: Path) -> No
     assert [finding.state for finding in check_sections(Case(str(home)))] == [State.SKIPPED, State.OK]
 
 
+# --- a driver of one's own ---
+
+OWN = """from custom_driver import SocketDriver
+from rns_ble.interface import BLEInterface
+
+class SocketRadio(BLEInterface):
+    driver_class = lambda config: SocketDriver("/run/radio", config.adapter)
+
+interface_class = SocketRadio
+"""
+
+
+@pytest.fixture
+def own(home: Path, instance: str) -> Path:
+    """A configuration with such an interface and no other, as docs/drivers.md has it; the directory."""
+    (home / "interfaces").mkdir()
+    (home / "interfaces" / "SocketRadio.py").write_text(OWN)
+    (home / "config").write_text(
+        f"[reticulum]\ninstance_name = {instance}\n\n"
+        "[interfaces]\n[[Sock]]\ntype = SocketRadio\nenabled = yes\nadapter = 02:00:00:00:00:01\n"
+    )
+    return home
+
+
+def test_a_driver_of_ones_own_is_not_looked_into_and_nothing_is_put_beside_it(own: Path) -> None:
+    case = Case(str(own))
+    [section] = check_sections(case)
+    assert (section.state, section.found) == (
+        State.SKIPPED,
+        "[[Sock]]: type SocketRadio, a driver of one's own; doctor can't look into it",
+    )
+    [shim] = check_shim(case)
+    assert shim.state is State.SKIPPED
+    assert not case.interfaces_with("bleak"), "so BlueZ is not looked at"
+    assert not case.interfaces_with("bumble")
+
+
+def test_beside_a_driver_of_ones_own_an_interface_of_our_type_is_looked_at_as_ever(own: Path) -> None:
+    with (own / "config").open("a") as config:
+        config.write("[[BLE Interface]]\ntype = BLEInterface\nenabled = yes\nmin_rssi = loud\n")
+    findings = {finding.found.partition("]]")[0]: finding for finding in check_sections(Case(str(own)))}
+    assert findings["[[BLE Interface"].state is State.FAILED
+    assert findings["[[Sock"].state is State.SKIPPED
+    assert [finding.state for finding in check_shim(Case(str(own)))] == [State.FAILED]
+    assert Case(str(own)).interfaces_with("bleak")
+
+
+def test_of_a_driver_of_ones_own_that_is_not_enabled_it_is_said_how_to_enable_it(own: Path) -> None:
+    config = own / "config"
+    config.write_text(config.read_text().replace("enabled = yes", "enabled = no"))
+    [finding] = check_sections(Case(str(own)))
+    assert (finding.state, finding.found) == (State.FAILED, "[[Sock]] is not enabled")
+    apply(finding.mend)
+    assert "\nenabled = yes\n" in config.read_text()
+    assert [finding.state for finding in check_sections(Case(str(own)))] == [State.SKIPPED]
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_driver_of_ones_own_that_runs_is_known_by_that(written: bool, own: Path) -> None:
+    """Its file may import ble-reticulum's names only, and a program may add one without a section."""
+    (own / "interfaces" / "SocketRadio.py").write_text("from BLEInterface import BLEInterface\n")
+    if not written:
+        without_interfaces(own, "mine")
+    case = Case(str(own))
+    case.running = Running([{"name": "Sock", "driver": "SocketDriver", "online": True}])
+    [section] = check_sections(case)
+    assert section.state is State.SKIPPED
+    kind = "SocketRadio" if written else "SocketDriver"
+    assert section.found.startswith(f"[[Sock]]: type {kind}, a driver of one's own")
+    assert [finding.state for finding in check_shim(case)] == [State.SKIPPED]
+
+
+def test_an_interface_of_ours_that_was_called_otherwise_when_it_started_is_no_driver_of_ones_own(
+    well: Path,
+) -> None:
+    case = Case(str(well))
+    case.running = Running([{"name": "Bluetooth", "driver": "bleak", "online": True}])
+    assert [finding.state for finding in check_sections(case)] == [State.OK]
+
+
+@pytest.mark.parametrize("kind", ["TCPClientInterface", "../SocketRadio", "Another"])
+def test_other_interfaces_are_none_of_ours(kind: str, own: Path) -> None:
+    (own / "interfaces" / "Another.py").write_text("import RNS  # not rns_ble\n")
+    config = own / "config"
+    config.write_text(config.read_text().replace("type = SocketRadio", f"type = {kind}"))
+    [finding] = check_sections(Case(str(own)))
+    assert finding.found == "no interface of the type BLEInterface in [interfaces]"
+
+
+def test_a_driver_of_ones_own_that_is_not_up_is_told(own: Path) -> None:
+    [finding] = check_interface(Case(str(own)))
+    assert (finding.state, finding.found) == (
+        State.SKIPPED,
+        "Sock is not up: no program runs Reticulum here",
+    )
+
+
+def test_status_does_not_advise_an_interface_beside_a_driver_of_ones_own(own: Path) -> None:
+    assert why_none(own).startswith(f"no Reticulum runs with {own}: start rnsd")
+
+
 # --- who runs Reticulum ---
 
 PROGRAM = """#!{python}
@@ -257,7 +363,8 @@ def test_a_change_after_the_start_is_not_in_force_yet(home: Path, instance: str)
     assert [finding.state for finding in check_in_force(Case(str(directory)))] == [State.SKIPPED]
     with program(home, "rnsd", "--config", directory):
         assert [finding.state for finding in check_in_force(Case(str(directory)))] == [State.OK]
-        (directory / "config").touch()
+        later = time.time() + 2 * STARTED_WITHIN
+        os.utime(directory / "config", (later, later))
         [finding] = check_in_force(Case(str(directory)))
         assert (finding.state, finding.mend) == (State.WARNING, "restart rnsd")
 

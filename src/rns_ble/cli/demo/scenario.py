@@ -74,8 +74,9 @@ def _directory(keep: bool, progress: Progress) -> Iterator[Path]:
         directory = Path(tempfile.mkdtemp(prefix="rns-ble-demo-"))
         try:
             yield directory
-        finally:
+        except BaseException:  # otherwise the report says it
             progress.say(f"configurations and logs stay in {directory}")
+            raise
         return
     with tempfile.TemporaryDirectory(prefix="rns-ble-demo-") as name:
         yield Path(name)

@@ -109,7 +109,8 @@ def _checks(case: Case) -> Iterator[tuple[str, Check]]:
         yield "the adapter", radio.check_adapters
         yield "main.conf", settings.check_settings
     else:
-        yield "BlueZ", lambda _: iter([skipped("BlueZ", "driver = bumble does without it")])
+        who = "driver = bumble does" if case.interfaces else "a driver of one's own may do"
+        yield "BlueZ", lambda _: iter([skipped("BlueZ", f"{who} without it")])
     if case.interfaces_with("bumble"):
         yield "the controller", dongle.check_dongles
     yield "the interface", interface.check_interface

@@ -22,8 +22,22 @@ INSTALLERS: Final = (
 )
 """What installs packages; those of BlueZ and D-Bus have the same names everywhere."""
 
-START: Final = Command(("systemctl", "enable", "--now", "bluetooth"), as_root=True)
-RESTART: Final = Command(("systemctl", "restart", "bluetooth"), as_root=True)
+SYSTEMD: Final = "run/systemd/system"
+"""Is there where systemd runs the machine (sd_booted(3)); in most containers it does not."""
+
+ON_THE_HOST: Final = "for a container, on its host"
+
+
+def restart(case: Case) -> Mend:
+    """Let bluetoothd begin anew."""
+    return _service(case, "restart", "bluetooth", by_hand="restart the service bluetooth")
+
+
+def _service(case: Case, *action: str, by_hand: str) -> Mend:
+    """What is told to systemd; in words where there is none."""
+    if (case.root / SYSTEMD).exists():
+        return Command(("systemctl", *action), as_root=True)
+    return f"{by_hand}; {ON_THE_HOST}"
 
 
 def check_bus(case: Case) -> Iterator[Finding]:
@@ -36,11 +50,14 @@ def check_bus(case: Case) -> Iterator[Finding]:
     elif elsewhere is not None:
         mend: Mend = "unset DBUS_SYSTEM_BUS_ADDRESS, or let it name the system bus"
         yield failed("D-Bus", f"there is no system bus at {elsewhere}, where this environment has it", mend)
+    elif not (case.root / SYSTEMD).exists():
+        hand_in = "in a container hand in the host's /run/dbus (-v /run/dbus:/run/dbus): BlueZ runs there"
+        yield failed("D-Bus", "there is no system bus", f"{hand_in}; elsewhere start the service dbus")
     elif shutil.which("dbus-daemon") or shutil.which("dbus-broker"):
         start = Command(("systemctl", "start", "dbus"), as_root=True)
-        yield failed("D-Bus", "the system bus does not run; in a container it has to be handed in", start)
+        yield failed("D-Bus", "the system bus does not run", start)
     else:
-        yield failed("D-Bus", "there is no system bus", _install("dbus"))
+        yield failed("D-Bus", "there is no system bus", _install(case, "dbus"))
 
 
 def check_daemon(case: Case) -> Iterator[Finding]:
@@ -49,18 +66,20 @@ def check_daemon(case: Case) -> Iterator[Finding]:
     from rns_ble.drivers.bluez.examination import BlueZMissing, BusMissing  # noqa: PLC0415
 
     match case.bluez:
-        case BusMissing():
+        case BusMissing() if _is_installed(case) or "DBUS_SYSTEM_BUS_ADDRESS" in os.environ:
+            # With such an address it is another machine's BlueZ, perhaps.
             yield skipped("BlueZ", "it is asked over D-Bus")
         case BlueZMissing() if _is_installed(case):
-            yield failed("BlueZ", "bluetoothd does not run", START)
-        case BlueZMissing():
-            yield failed("BlueZ", "it is not installed", _install("bluez"))
+            start = _service(case, "enable", "--now", "bluetooth", by_hand="start the service bluetooth")
+            yield failed("BlueZ", "bluetoothd does not run", start)
+        case BusMissing() | BlueZMissing():
+            yield failed("BlueZ", "it is not installed", _install(case, "bluez"))
         case PermissionDenied():
             user = getpass.getuser()
             join = Command(("usermod", "-aG", "bluetooth", user), as_root=True)
             yield failed("BlueZ", f"{user} may not use it; after this, log in anew", join)
         case BLEError() as error:
-            yield failed("BlueZ", str(error), RESTART)
+            yield failed("BlueZ", str(error), restart(case))
         case facts:
             yield ok("BlueZ", f"bluetoothd runs (process {facts.pid}), and {getpass.getuser()} may use it")
 
@@ -94,8 +113,9 @@ def _is_installed(case: Case) -> bool:
     return any((case.root / path).exists() for path in DAEMONS) or shutil.which("bluetoothd") is not None
 
 
-def _install(package: str) -> Mend:
-    for program, action in INSTALLERS:
-        if shutil.which(program):
-            return Command((program, action, package), as_root=True)
-    return f"install {package}"
+def _install(case: Case, package: str) -> Mend:
+    found = ((program, action) for program, action in INSTALLERS if shutil.which(program))
+    if (installer := next(found, None)) is None:
+        return f"install {package}"
+    command = Command((*installer, package), as_root=True)
+    return command if (case.root / SYSTEMD).exists() else f"{command}; {ON_THE_HOST}"

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -84,6 +83,29 @@ class Case:
         return reticulum_config.ble_sections(self.configuration)
 
     @cached_property
+    def own_sections(self) -> dict[str, Mapping[str, str]]:
+        """The interfaces with a driver of one's own, which can't be looked into: what their section says, or
+        what is seen of one that runs without any.
+        """
+        from rns_ble.config import DRIVERS  # noqa: PLC0415  (brings in Trio)
+
+        if isinstance(self.configuration, CommandError):
+            return {}
+        found = reticulum_config.own_sections(self.configuration, self.directory)
+        written = reticulum_config.sections(self.configuration)
+        for interface in self.running.interfaces:
+            name, driver = interface["name"], interface["driver"]
+            # One of a driver of ours that is no section of ours has been called otherwise meanwhile.
+            if name not in self.sections and driver not in DRIVERS:
+                found.setdefault(name, written.get(name, {"type": driver, "enabled": "yes"}))
+        return found
+
+    @property
+    def needs_shim(self) -> bool:
+        """Whether an interface of our type is enabled, or has to be, since there is no other."""
+        return any(map(reticulum_config.is_enabled, self.sections.values())) or not self.own_sections
+
+    @cached_property
     def interfaces(self) -> dict[str, BLEConfig]:
         """Those that are enabled and valid."""
         from rns_ble.config import KEYS, BLEConfig  # noqa: PLC0415  (brings in Trio)
@@ -104,7 +126,8 @@ class Case:
         """Those with this driver. Without any interface yet, what `rns-ble install` would write."""
         from rns_ble.config import BLEConfig  # noqa: PLC0415
 
-        all_ = self.interfaces or {reticulum_config.SECTION_NAME: BLEConfig()}
+        first = {reticulum_config.SECTION_NAME: BLEConfig()} if self.needs_shim else {}
+        all_ = self.interfaces or first
         return {name: config for name, config in all_.items() if config.driver == driver}
 
     # --- who runs Reticulum ---
@@ -144,10 +167,8 @@ class Case:
             if self.owner.interpreter is None:
                 return None
             return Program(str(self.owner), self.owner.interpreter, self.owner.python_path, self.owner.uid)
-        if found := rnsd_python.in_service(self.root) or rnsd_python.on_path():
-            return Program(*found)
-        beside = Path(sys.executable).with_name("rnsd")
-        return Program(str(beside), sys.executable) if beside.exists() else None
+        found = rnsd_python.in_service(self.root) or rnsd_python.on_path() or rnsd_python.beside()
+        return Program(*found) if found else None
 
     @cached_property
     def installation(self) -> Installation | None:
@@ -188,9 +209,8 @@ class Case:
 
     def adapter(self, config: BLEConfig) -> AdapterFacts | None:
         """The adapter that an interface would take."""
-        wanted = config.adapter and config.adapter.upper()
         for adapter in self.adapters:
-            if wanted in (None, adapter.name.upper(), adapter.address.upper()):
+            if config.adapter in (None, adapter.name, adapter.address):
                 return adapter
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rns_ble.cli import reticulum_config
 from rns_ble.cli.doctor.case import Case
 from rns_ble.cli.doctor.finding import Finding, failed, ok, skipped
 
@@ -25,7 +26,8 @@ def check_interface(case: Case) -> Iterator[Finding]:
     for error in running.errors:
         yield skipped("interface", error)
     names = {interface["name"] for interface in running.interfaces}
-    for name in case.interfaces:
+    own = (name for name, section in case.own_sections.items() if reticulum_config.is_enabled(section))
+    for name in (*case.interfaces, *own):
         if name in names or running.errors:
             continue
         if case.owner is None:

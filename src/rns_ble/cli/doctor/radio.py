@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from rns_ble.cli import processes
-from rns_ble.cli.doctor.bluez import RESTART
+from rns_ble.cli.doctor.bluez import restart
 from rns_ble.cli.doctor.case import Case
 from rns_ble.cli.doctor.finding import Command, Edit, Finding, Mend, failed, ok, skipped, warning
 from rns_ble.cli.doctor.reticulum import changed_line
@@ -42,7 +42,7 @@ def check_adapters(case: Case) -> Iterator[Finding]:
             yield from check_rfkill(case, None)
             continue
         yield ok("adapter", f"{adapter.name}, {adapter.address}")
-        for check in (check_rfkill, check_power, check_roles(config), check_advertisements(config)):
+        for check in (check_rfkill, check_power(name), check_roles(config), check_advertisements(config)):
             yield from check(case, adapter)
 
 
@@ -68,7 +68,8 @@ def _missing(case: Case, name: str, config: BLEConfig) -> Finding:
                 f"{_in_words(hidden)} is driven by another program: {whose}",
                 f"end {users[0].name}",
             )
-        return failed("adapter", f"the kernel has {_in_words(hidden)}, and BlueZ does not show it", RESTART)
+        found = f"the kernel has {_in_words(hidden)}, and BlueZ does not show it"
+        return failed("adapter", found, restart(case))
     if known:
         found = f"there is no {config.adapter}; BlueZ has {_in_words(known)}"
         return failed("adapter", found, _name_another(case, name, case.adapters[0]))
@@ -132,18 +133,24 @@ def _unblock(switch: Path) -> Command:
     return Command(("sh", "-c", f"echo 0 > {switch / 'soft'}"), as_root=True)
 
 
-def check_power(case: Case, adapter: AdapterFacts) -> Iterator[Finding]:
-    """Is it on?"""
-    blocked = any(finding.mend for finding in check_rfkill(case, adapter))
-    if adapter.powered:
-        yield ok("power", f"{adapter.name} is on")
-    elif blocked:
-        yield skipped("power", f"{adapter.name} is off, since rfkill blocks it")
-    else:
-        found = (
-            f"{adapter.name} is off; an interface switches it on when it starts, one that runs leaves it off"
-        )
-        yield failed("power", found, _power_on(case, adapter))
+def check_power(name: str) -> Callable[[Case, AdapterFacts], Iterator[Finding]]:
+    """Is it on? `name`: of the interface, which may run."""
+
+    def check(case: Case, adapter: AdapterFacts) -> Iterator[Finding]:
+        blocked = any(finding.mend for finding in check_rfkill(case, adapter))
+        offline = any(up["name"] == name and not up["online"] for up in case.running.interfaces)
+        if adapter.powered:
+            yield ok("power", f"{adapter.name} is on")
+        elif blocked:
+            yield skipped("power", f"{adapter.name} is off, since rfkill blocks it")
+        elif offline:
+            found = f"{adapter.name} is off, and {name}, which runs, leaves it off"
+            yield failed("power", found, _power_on(case, adapter))
+        else:
+            found = f"{adapter.name} is off; the interface switches it on when it starts"
+            yield warning("power", found, _power_on(case, adapter))
+
+    return check
 
 
 def _power_on(case: Case, adapter: AdapterFacts) -> Command:

@@ -34,6 +34,9 @@ def check_configuration(case: Case) -> Iterator[Finding]:
 
 def check_shim(case: Case) -> Iterator[Finding]:
     """Does Reticulum find our interface under its name?"""
+    if not case.needs_shim:
+        yield skipped("shim", "no interface of the type BLEInterface needs it")
+        return
     path = case.directory / "interfaces" / f"{reticulum_config.INTERFACE_TYPE}.py"
     write = Edit(f"write {path}, which `rns-ble install` does as well", path, SHIM.encode())
     try:
@@ -56,13 +59,17 @@ def check_sections(case: Case) -> Iterator[Finding]:
     if isinstance(case.data, OSError) or isinstance(case.configuration, CommandError):
         yield skipped("section", "there is no configuration that can be read")
         return
-    if not case.sections:
+    sections = case.sections | case.own_sections
+    if not sections:
         name = reticulum_config.SECTION_NAME
         mend = _edit(case, f"add [[{name}]] to {case.config}", _with_block)
         yield failed("section", "no interface of the type BLEInterface in [interfaces]", mend)
-    enabled = [name for name, section in case.sections.items() if reticulum_config.is_enabled(section)]
-    for name, section in case.sections.items():
-        if name in enabled:
+    enabled = [name for name, section in sections.items() if reticulum_config.is_enabled(section)]
+    for name, section in sections.items():
+        if name in enabled and name in case.own_sections:
+            own = f"type {section.get('type')}, a driver of one's own; doctor can't look into it"
+            yield skipped("section", f"[[{name}]]: {own}")
+        elif name in enabled:
             yield from _check_section(case, name, section)
         elif enabled:
             yield skipped("section", f"[[{name}]] is not enabled")

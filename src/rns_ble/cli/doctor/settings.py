@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from rns_ble.cli import processes
-from rns_ble.cli.doctor.bluez import RESTART
+from rns_ble.cli.doctor.bluez import restart
 from rns_ble.cli.doctor.case import Case
 from rns_ble.cli.doctor.finding import Edit, Finding, Mend, failed, ok, skipped, warning
 
@@ -21,7 +21,7 @@ had three."""
 
 REORDERS_UNTIL: Final = (5, 69)
 """In BlueZ before this more channels were seen to reorder values and to lose some (5.66, docs/bluez.md); in
-one after it (5.82) they end bluetoothd."""
+one after it (5.82) they end bluetoothd. Others have not been tried."""
 
 
 def check_settings(case: Case) -> Iterator[Finding]:
@@ -83,13 +83,10 @@ def check_channels(case: Case) -> Iterator[Finding]:
         return
     one = _set(case, "GATT", "Channels", "1")
     if version is not None and version >= REORDERS_UNTIL:
-        yield failed("Channels", f"{channels}: bluetoothd crashes when it opens the second", one)
+        harm = "bluetoothd 5.82 was seen to crash when it opens the second"
     else:
-        yield warning(
-            "Channels",
-            f"{channels}{origin}: between two hosts with BlueZ values overtake each other, and may be lost",
-            one,
-        )
+        harm = "between two hosts with BlueZ values overtake each other, and may be lost"
+    yield warning("Channels", f"{channels}{origin}: {harm}", one)
 
 
 def check_in_force(case: Case) -> Iterator[Finding]:
@@ -106,7 +103,7 @@ def check_in_force(case: Case) -> Iterator[Finding]:
         yield ok("main.conf", "there is none: the defaults count")
         return
     if started is not None and changed > started + processes.STARTED_WITHIN:
-        yield warning("main.conf", "it was changed since bluetoothd has read it", RESTART)
+        yield warning("main.conf", "it was changed since bluetoothd has read it", restart(case))
     else:
         yield ok("main.conf", "bluetoothd has read it as it is now")
 

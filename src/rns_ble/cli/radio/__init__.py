@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         config = BLEConfig.from_section({"name": "radio", **section})
     except ConfigurationError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError("; ".join(str(error).splitlines())) from error
     _log_to_stderr(logging.DEBUG if arguments.verbose else logging.WARNING)
     action = import_module(f"rns_ble.cli.radio.{arguments.action}")
     progress = Progress(sys.stderr, quiet=arguments.quiet)

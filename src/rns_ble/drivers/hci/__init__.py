@@ -7,6 +7,8 @@ The names are imported lazily, for Bumble is an optional dependency; without it 
 from __future__ import annotations
 
 import logging
+import shlex
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["BumbleDriver", "VirtualRadio", "serve_ether"]
 
-MISSING: Final = "driver = bumble needs the bumble library: pip install 'rns-ble[bumble]'"
+MISSING: Final = (
+    # The shell's own pip, where there is one, belongs to another environment most of the time.
+    "driver = bumble needs the bumble library: "
+    f"{shlex.quote(sys.executable)} -m pip install 'rns-ble[bumble]'"
+)
 
 _HOMES: Final = {
     "BumbleDriver": "rns_ble.drivers.hci.driver",
@@ -40,4 +46,4 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "bumble":
             raise
-        raise ConfigurationError(MISSING) from error
+        raise ConfigurationError(MISSING) from None  # Reticulum prints the traceback, and this says it all

@@ -42,6 +42,15 @@ MOST_CAPABLE: Final = bytes([smp.IoCapability.KEYBOARD_DISPLAY])
 ACL_DATA: Final = bytes([hci.HCI_ACL_DATA_PACKET])
 COMPLETED: Final = bytes([hci.HCI_EVENT_PACKET, hci.HCI_NUMBER_OF_COMPLETED_PACKETS_EVENT])
 """How the two packets begin that come with every value."""
+ADVERTISING_REPORTS: Final = (
+    hci.HCI_LE_Advertising_Report_Event,
+    hci.HCI_LE_Extended_Advertising_Report_Event,
+)
+"""What a scan brings, dozens a second for each that advertises."""
+REPORT: Final = bytes([hci.HCI_EVENT_PACKET, hci.HCI_LE_META_EVENT])
+"""How the packet begins that has an advertising report in it, and other events of LE."""
+EMPTY_REPORT: Final = 15
+"""Bytes of a packet with one advertising report without data (Vol 4 Part E, 7.7.65.2)."""
 _ACL_HEADER: Final = 5
 """Bytes: packet type, handle with flags, length (Vol 4 Part E, 5.4.2)."""
 _PB_CONTINUING: Final = 0b01
@@ -136,8 +145,15 @@ class RadioHost(Host):
             self._on_acl(packet)
         elif packet[:2] == COMPLETED:
             self._on_completed(packet)
-        else:
+        elif not _says_nothing(packet):
             super().on_packet(packet)
+
+    def on_hci_packet(self, packet: hci.HCI_Packet) -> None:
+        """Advertising reports come in without being formatted for the log: they come all the time."""
+        if isinstance(packet, ADVERTISING_REPORTS) and self.snooper is None:
+            self.on_hci_event_packet(packet)
+        else:
+            super().on_hci_packet(packet)
 
     def _on_acl(self, packet: bytes) -> None:
         header, length = struct.unpack("<HH", packet[1:_ACL_HEADER].ljust(4, b"\0"))
@@ -252,6 +268,17 @@ class RadioDevice(Device):
         """An ATT PDU; called with handle and bytes, as Bumble's decorated method is."""
         if connection_handle in self.connections and not self._on_att_pdu(connection_handle, pdu):
             _tolerate(connection_handle, super().on_gatt_pdu, connection_handle, pdu)
+
+
+def _says_nothing(packet: bytes) -> bool:
+    """Whether this is an advertising report without data: what an active scan gets from whoever has put all
+    into the advertisement itself, so every other report.
+    """
+    return (
+        len(packet) == EMPTY_REPORT
+        and packet[:2] == REPORT
+        and packet[3:5] == bytes([hci.HCI_LE_ADVERTISING_REPORT_EVENT, 1])
+    )
 
 
 def _tolerate(handle: int, take: Callable[..., object], *args: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import shlex
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -83,11 +85,21 @@ def explain(name: str, error: Exception) -> BLEError:
     if isinstance(error, trio.TooSlowError):
         return AdapterUnavailable(f"{name} does not open: check that it is there and awake")
     if isinstance(error, ImportError):
-        return AdapterUnavailable(f"{name} needs a library that is missing ({error}): install it with pip")
+        pip = f"{shlex.quote(sys.executable)} -m pip"
+        return AdapterUnavailable(f"{name} needs a library that is missing ({error}): install it with {pip}")
     if _is_denied(error):
         return PermissionDenied(f"{name}: this user may not use it: {_PERMISSION.get(scheme, 'run as root')}")
-    advice = _ADVICE.get(scheme, "check the name")
+    advice = NO_SOCKETS if _lacks_sockets(scheme, error) else _ADVICE.get(scheme, "check the name")
     return AdapterUnavailable(f"{name} can't be opened ({error}): {advice}")
+
+
+def _lacks_sockets(scheme: str, error: Exception) -> bool:
+    """Whether there are no Bluetooth sockets: Python was built without them (Bumble's error has an
+    `AttributeError` as its cause then), or the kernel does not know them.
+    """
+    number = getattr(error, "errno", None)
+    unknown = number in (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
+    return scheme == "hci-socket" and (unknown or isinstance(error.__cause__, AttributeError))
 
 
 def _is_denied(error: Exception) -> bool:
@@ -97,6 +109,10 @@ def _is_denied(error: Exception) -> bool:
     # libusb1's error is looked at by name, for it is there only where libusb is.
     return number in (errno.EACCES, errno.EPERM) or type(error).__name__ == "USBErrorAccess"
 
+
+NO_SOCKETS: Final = (
+    "this kernel or this Python has no Bluetooth sockets: take usb:0, or load the kernel's module bluetooth"
+)
 
 _PERMISSION: Final = {
     "usb": "add a udev rule for the dongle (SUBSYSTEM==usb, MODE=0660, GROUP=plugdev) and join that group",

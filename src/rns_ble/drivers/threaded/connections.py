@@ -163,7 +163,7 @@ class Connections:
         self._tell(self._connected, name, more, role, mtu)
         if self._is_gone(name):
             # Another thread has told so, perhaps between our question and our event.
-            self._tell(self._disconnected, name)
+            self._tell(self._lost, name)
 
     def _role(self, name: str) -> Role | None:
         with suppress(Exception):
@@ -205,7 +205,7 @@ class Connections:
             link.handed_over = self._accept(link)
             if attempt is not None and attempt.name == link.name:
                 attempt.fail(AlreadyConnected(f"{link.address} has connected to us meanwhile"))
-        elif attempt is not None and attempt.address == link.address:
+        elif attempt is not None and (attempt.link is link or attempt.address == link.address):
             attempt.link = link
             attempt.linked.set()
             return
@@ -222,8 +222,10 @@ class Connections:
         return duplicate
 
     def _vetoed(self, name: str) -> None:
-        if self._attempt is not None and self._attempt.name == name:
-            self._attempt.fail(AlreadyConnected(f"{self._attempt.address} is a peer that is linked already"))
+        with suppress(ValueError):
+            address = normalise_address(name)
+            if self._attempt is not None and self._attempt.address == address:
+                self._attempt.fail(AlreadyConnected(f"{address} is a peer that is linked already"))
 
     def _publish(self) -> None:
         linked: dict[bytes, frozenset[str]] = {}
@@ -238,33 +240,39 @@ class Connections:
         self._tell(self._negotiated, name, int(mtu))
 
     def _negotiated(self, name: str, mtu: int) -> None:
-        if (link := self._find(name)) is not None:
+        if (link := self._find(name, had_it=True)) is not None:
             link.negotiated(mtu)
 
     def _on_address_changed(self, old: str, new: str, _identity: object = None) -> None:
-        self._tell(self._address_changed, old, new)
+        self._tell(self._address_changed, old, new, normalise_address(new))
 
-    def _address_changed(self, old: str, new: str) -> None:
-        link = self.links.get(old)
-        if link is None or old == new:
+    def _address_changed(self, old: str, new: str, address: str) -> None:
+        link = self._find(old)
+        if link is None or link.name == new:
             return
         if new in self.links:
             self._forget(link)  # of two connections to one peer the driver has closed this one
             return
-        del self.links[old]
+        del self.links[link.name]
         link.name = new
+        # Under this one the peer is sighted from now on, and is linked already.
+        link.former_address, link.address = link.address, address
         self.links[new] = link
         self._publish()
 
-    def _find(self, name: str) -> ThreadedLink | None:
-        """The link of this name; else the only one of this address. Two roles on one connection may have two
-        names, and a value may come under either.
+    def _find(self, name: str, *, had_it: bool = False) -> ThreadedLink | None:
+        """The link of this name; else the only one of this address, or that `had_it` until it has changed.
+        Two roles on one connection may have two names, and a value may come under either.
         """
         if name in self.links:
             return self.links[name]
         with suppress(ValueError):
             address = normalise_address(name)
-            same = [link for link in self.links.values() if link.address == address]
+            same = [
+                link
+                for link in self.links.values()
+                if address == link.address or (had_it and address == link.former_address)
+            ]
             return same[0] if len(same) == 1 else None
         return None
 
@@ -274,7 +282,7 @@ class Connections:
         self._inlet.put(partial(self._received, name, bytes(value)), droppable=True)
 
     def _received(self, name: str, value: bytes) -> None:
-        link = self._find(name)
+        link = self._find(name, had_it=True)
         if link is None:
             log.debug("%s: %d bytes from somebody who is not connected", name, len(value))
         else:
@@ -324,7 +332,14 @@ class Connections:
         self._tell(self._disconnected, name)
 
     def _disconnected(self, name: str) -> None:
-        link = self.links.get(name)
+        # What is told of the attempt by its name is never about a link of the other role; and what has ended
+        # under an address that has changed is not the link.
+        dialled = self._attempt is not None and self._attempt.name == name
+        self._lost(name, None if dialled else self._find(name))
+
+    def _lost(self, name: str, other: ThreadedLink | None = None) -> None:
+        """The connection of this name has gone; where none is called so, that of `other`."""
+        link = self.links.get(name, other)
         if link is not None:
             self._forget(link)
         attempt = self._attempt

@@ -242,8 +242,12 @@ class ThreadedDriver(BLEDriverInterface):
     async def start_scanning(self) -> None:
         """How much it then scans is the driver's affair."""
         self._started()
-        await self._switch("start_scanning", self.theirs.start_scanning)
-        self._state |= DriverState.SCANNING
+        self._state |= DriverState.SCANNING  # whom it sights during the call counts
+        try:
+            await self._switch("start_scanning", self.theirs.start_scanning)
+        except BaseException:
+            self._state &= ~DriverState.SCANNING
+            raise
 
     async def stop_scanning(self) -> None:
         self._open()

@@ -30,10 +30,12 @@ class ThreadedLink(BLELink):
 
     def __init__(self, owner: LinkOwner, name: str, address: str, role: Role) -> None:
         """`name`: the address in the driver's own words; it changes when the driver says so. `address`: the
-        same normalised, which stays: the mesh knows the link by it.
+        same normalised, by which the mesh knows the link.
         """
         self.name = name
         self.address = address
+        self.former_address = address
+        """The one before the driver has told of another: some of what it tells may come under that still."""
         self.role = role
         self.handed_over = False
         """Whether the mesh has it, or was offered it."""
