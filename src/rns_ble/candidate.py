@@ -22,7 +22,8 @@ us away: faster only meets the peer in the state that made the first attempt fai
 ATTEMPT_PATIENCE: Final = 5.0
 """Seconds that an attempt has the radio for itself while others wait for it. An advertiser is heard by then:
 the slowest intervals in use are 1 to 2 s. Dialling one that is gone would hold the radio for
-`connection_timeout`."""
+`connection_timeout`. And no longer at all when a link to it has ended just before: its node may be back under
+another address, and nobody is heard, to wait for the radio, while an attempt has it."""
 
 SEEN_RECENTLY: Final = 30.0
 """Seconds after which a sighting says nothing any more. ble-reticulum's score gives it 0 points then; a
@@ -98,6 +99,10 @@ class Candidate:
     """The verdict last logged: each change is one line."""
     limiter: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
 
+    def has_just_left(self, now: float) -> bool:
+        """Whether a link to it ended a moment ago, and nothing was tried in vain since."""
+        return self.identity is not None and not self.failures and now - self.used_until <= SEEN_RECENTLY
+
     def score(self, now: float) -> float:
         """0 to 145 points."""
         rssi = RSSI_FLOOR if self.rssi is None else min(max(self.rssi, RSSI_FLOOR), RSSI_CEILING)
@@ -130,6 +135,8 @@ class Attempt:
         failure, after which no other link is closed for its candidate."""
         self.address = candidate.address
         self._since = now
+        self.patience: Final = ATTEMPT_PATIENCE if candidate.has_just_left(now) else math.inf
+        """Seconds after which it is given up, if `connection_timeout` is not over before."""
         self.scope = trio.CancelScope()
         """Cancelled when others wait for the radio: see `ATTEMPT_PATIENCE`."""
         self._limiters: list[trio.CapacityLimiter] = []

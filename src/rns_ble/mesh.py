@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Final, NoReturn, Protocol
 
 import trio
@@ -27,9 +28,11 @@ from rns_ble.admission import Admission
 from rns_ble.candidate import SEEN_RECENTLY, Attempt, Candidate, Verdict
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import (
+    GOODBYE_TIMEOUT,
     AdvertisingUnavailable,
     AlreadyConnected,
     BLEDriverInterface,
+    BLEError,
     BLELink,
     DriverState,
     LinkLost,
@@ -198,24 +201,29 @@ class Mesh:
 
         advertising = False
         level = logging.WARNING
-        while True:
-            if wanted() == advertising:
-                await self._changes.park()
-            elif advertising:
+        try:
+            while True:
+                if wanted() == advertising:
+                    await self._changes.park()
+                elif advertising:
+                    await self._driver.stop_advertising()
+                    advertising = False
+                else:
+                    try:
+                        await self._driver.start_advertising(
+                            self._config.device_name, encode_capabilities(self.admission.own_capability)
+                        )
+                        advertising = True
+                    except AdvertisingUnavailable as error:
+                        log.log(level, "nobody can connect to us: %s (trying again by itself)", error)
+                        level = logging.DEBUG  # the next time it is no news
+                        with trio.move_on_after(ADVERTISING_RETRY):
+                            while wanted():
+                                await self._changes.park()
+        finally:
+            # Beside the goodbyes to all links: whoever loses his must not hear us, and dial us once more.
+            with trio.move_on_after(GOODBYE_TIMEOUT, shield=True), suppress(BLEError):
                 await self._driver.stop_advertising()
-                advertising = False
-            else:
-                try:
-                    await self._driver.start_advertising(
-                        self._config.device_name, encode_capabilities(self.admission.own_capability)
-                    )
-                    advertising = True
-                except AdvertisingUnavailable as error:
-                    log.log(level, "nobody can connect to us: %s (trying again by itself)", error)
-                    level = logging.DEBUG  # the next time it is no news
-                    with trio.move_on_after(ADVERTISING_RETRY):
-                        while wanted():
-                            await self._changes.park()
 
     # --- central role ---
 
@@ -244,9 +252,10 @@ class Mesh:
 
     async def _attempt(self, attempt: Attempt) -> None:
         candidate = attempt.candidate
+        timeout = min(self._config.connection_timeout, attempt.patience)
         try:
             with attempt, attempt.scope:
-                with trio.fail_after(self._config.connection_timeout):
+                with trio.fail_after(timeout):
                     link = await self._driver.connect(attempt.address)
                 await self._hand_over(link, link.peer_identity, attempt)
         except AlreadyConnected as error:
@@ -255,7 +264,7 @@ class Mesh:
             log.debug("%s: %s: %s", attempt.address, type(error).__name__, error)
             self.admission.failed(candidate, trio.current_time(), str(error))
         except trio.TooSlowError:
-            why = f"no link within {self._config.connection_timeout:g} s"
+            why = f"no link within {timeout:g} s"
             log.debug("%s: %s", attempt.address, why)
             self.admission.failed(candidate, trio.current_time(), why)
         finally:

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from rns_ble.config import BLEConfig
-from rns_ble.drivers.base import PeerUnreachable, Role
+from rns_ble.drivers.base import BLEDevice, BLELink, DriverState, PeerUnreachable, Role
 from rns_ble.mesh import ADVERTISING_RETRY
 from rns_ble.protocol.fragmentation import ReassemblyStatistics
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID
@@ -354,6 +354,53 @@ async def test_a_node_that_comes_back_under_another_address_is_not_kept_waiting(
         async with running(other):
             assert await until(lambda: linked(one, other) and one.driver.links) < 6
     assert [address for _, source, address in air.connects if source == address_of(5)] in ([], [new_address])
+
+
+class PausesScans(MockBLEDriver):
+    """Hears nobody while it connects, as drivers of one radio."""
+
+    async def connect(self, address: str) -> BLELink:
+        await self.stop_scanning()
+        try:
+            return await super().connect(address)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self.start_scanning()
+
+
+async def test_an_address_that_was_heard_once_more_after_its_link_does_not_hold_up_the_next_one() -> None:
+    air = Air()
+    one = Node(air, 1, driver=PausesScans(air, address_of(1)))
+    async with running(one):
+        async with running(Node(air, 2)):
+            await until(lambda: one.peers)
+            await trio.sleep(60)
+        air.hanging.add(address_of(2))
+        one.driver._sight(BLEDevice(address_of(2), -60))
+        other = Node(air, 2, driver=MockBLEDriver(air, address_of(9)))
+        async with running(other):
+            assert await until(lambda: linked(one, other)) < 10
+    assert [address for _, _, address in air.connects][-2:] == [address_of(2), address_of(9)]
+
+
+async def test_who_stops_is_not_heard_while_it_closes_its_links() -> None:
+    air = Air()
+    one, other = Node(air, 1), Node(air, 2)
+    heard: list[float] = []
+    async with running(one), running(other):
+        await until(lambda: linked(one, other))
+        await trio.sleep(10)
+        for link in other.driver.links:
+            close = link.aclose
+
+            async def slowly(close=close) -> None:
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(1)
+                    heard.append(DriverState.ADVERTISING in other.driver.state)
+                await close()
+
+            link.aclose = slowly
+    assert heard == [False]
 
 
 async def test_an_address_that_is_gone_does_not_hold_up_the_others() -> None:
