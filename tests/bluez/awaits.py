@@ -17,6 +17,10 @@ TARGETED_SINCE: Final = (5, 69)
 """The BlueZ since which each central has a socket of its own."""
 
 
+WAITS_FOR_NOTHING: Final = "async with asyncio.timeout("
+"""Only what is inside of it waits."""
+
+
 @dataclass(frozen=True)
 class Await:
     """A line that waits."""
@@ -45,6 +49,7 @@ def all_awaits() -> list[Await]:
         found += [
             Await(source.stem, function[place.line], lines[place.line - 1].strip(), place)
             for place in sorted(awaits_of(source))
+            if not lines[place.line - 1].strip().startswith(WAITS_FOR_NOTHING)
         ]
     return found
 
