@@ -1,7 +1,7 @@
 """The guests run beside all other tests, and their own test comes last: it waits for them.
 
 The laboratory is built before, for that keeps every processor busy, and other tests would be late. What
-fails in one of many guests has a second guest at the end, alone. What passes only there is told.
+fails in one of many guests has another one at the end, alone, or two. What passes only there is told.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ Ts = TypeVarTuple("Ts")
 HERE: Final = Path(__file__).parent
 
 GENERATIONS: Final = ("5.66", "5.82")
+REPEATS: Final = 2
+"""More guests at most for what fails in its first one: bluetoothd 5.82 crashes by itself now and then where
+links are interrupted (docs/bluez-lab.md), in about one of ten guests that do little else."""
+
 IMPOSSIBLE: Final = 77  # setup's exit status on a machine that can't have the laboratory
 WANTED: Final = "RNS_BLE_GUEST"
 
@@ -38,9 +42,9 @@ class Generation:
     counts: Counter[str] = field(default_factory=Counter)
     """Of the first guests."""
     late: list[str] = field(default_factory=list)
-    """What passed in a second guest only."""
+    """What passed in another guest only."""
     failures: list[str] = field(default_factory=list)
-    """The output of each guest in which a test failed twice."""
+    """The output of each guest, where a test failed in all of them."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +120,16 @@ class Rounds:
             generation.counts += guest.outcome.counts
             if not guest.failed:
                 continue
-            # The whole file: its last test may sum up the others.
-            second = _run(run_one, guest.generation, processor, self._show, guest.tests)
-            if second.outcome.good:
-                generation.late += guest.failed
+            outputs = [guest.outcome.text]
+            for _ in range(REPEATS):
+                # The whole file: its last test may sum up the others.
+                again = _run(run_one, guest.generation, processor, self._show, guest.tests)
+                if again.outcome.good:
+                    generation.late += guest.failed
+                    break
+                outputs.append(again.outcome.text)
             else:
-                generation.failures += [guest.outcome.text, second.outcome.text]
+                generation.failures += outputs
         return Guests(self._setup, generations)
 
     def end(self) -> None:
@@ -171,4 +179,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             counts = ", ".join(f"{number} {what}" for what, number in sorted(generation.counts.items()))
             terminalreporter.line(f"BlueZ {name}: {counts or 'no test ended'}")
             for test in generation.late:
-                terminalreporter.line(f"BlueZ {name}: passed in a second guest, alone: {test}")
+                terminalreporter.line(f"BlueZ {name}: passed in another guest, alone: {test}")

@@ -1,7 +1,7 @@
 """The laboratory, and the guests: one for each file of tests, with each generation of BlueZ.
 
 Two for each processor run at a time, for they mostly wait. With so many kernels something can be late
-without being wrong; so tests that fail there have a second guest when all others have ended, alone.
+without being wrong; so tests that fail there have another guest when all others have ended, alone.
 """
 
 from __future__ import annotations
