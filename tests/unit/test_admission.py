@@ -591,6 +591,40 @@ async def test_the_status_of_a_candidate() -> None:
     assert admission.status(12) == (known,)
 
 
+async def test_the_status_of_one_that_is_left_alone_and_was_never_tried() -> None:
+    admission = admission_of(max_connection_failures=1)
+    candidate = seen(admission, now=3, flags=1)
+    admission.failed(candidate, 4, "gone")
+    (status,) = admission.status(14)
+    assert (status.flags, status.left_alone, status.tried) == ("peripheral-only", 50, None)
+
+
+def patience(admission: Admission, candidate: Candidate, now: float) -> float:
+    with admission.begin(candidate, now) as attempt:
+        return attempt.patience
+
+
+@pytest.mark.parametrize(("after", "seconds"), [(0, 5), (30, 5), (30.5, math.inf)])
+async def test_the_first_attempt_after_a_link_is_given_up_soon(after: float, seconds: float) -> None:
+    admission = admission_of()
+    candidate = seen(admission)
+    admission.identified(HIGHER, IDENTITY)
+    admission.link_ended(Link(HIGHER, Role.PERIPHERAL), IDENTITY, 100, proven=True)
+    assert patience(admission, candidate, 100 + after) == seconds
+
+
+async def test_an_attempt_that_follows_no_link_or_a_failure_has_all_its_time() -> None:
+    admission = admission_of()
+    candidate = seen(admission)
+    assert patience(admission, candidate, 0) == math.inf
+    candidate.used_until = 100  # an attempt has ended, and told no identity
+    assert patience(admission, candidate, 101) == math.inf
+    admission.identified(HIGHER, IDENTITY)
+    admission.failed(candidate, 100, "gone")
+    candidate.used_until = 100
+    assert patience(admission, candidate, 101) == math.inf
+
+
 async def test_each_change_of_a_verdict_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "rns_ble.admission")
     admission = admission_of()

@@ -3,8 +3,8 @@
 1. A value goes out by the link's `Outlet`: a socket that bluetoothd reads from, or a D-Bus call where there
    is none. The socket is Trio's alone, and a full one makes its sender wait.
 2. Values come in by a socket that a task of the driver's pumps, or from D-Bus, into one bounded buffer. A
-   full buffer holds the pump, and so the socket, up; a D-Bus message can't be held up and is dropped and
-   counted.
+   full buffer holds the pump, and so the socket, up, and what finds the socket full bluetoothd drops without
+   a word; a D-Bus message can't be held up and is dropped and counted.
 3. The end: what the socket still holds is pumped first, then the buffer is closed, and so the iteration ends.
 """
 
