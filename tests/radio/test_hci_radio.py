@@ -496,3 +496,34 @@ async def test_there_is_no_such_controller(radio) -> None:
         radio.unplug("C0:00:00:00:00:01")
     with pytest.raises(ValueError, match="not a Bluetooth address"):
         radio.separate("nonsense")
+
+
+async def test_a_host_that_minds_no_flow_control_fills_no_memory(radio) -> None:
+    from rns_ble.drivers.hci.air_connection import MOST_ON_THEIR_WAY, AirConnection
+    from rns_ble.drivers.hci.controller import RadioController
+
+    addresses = [hci.Address(f"C0:00:00:00:00:0{n}") for n in (1, 2)]
+    async with open_asyncio_loop():
+        one, other = RadioController(radio), RadioController(radio)
+        ends = [
+            AirConnection(
+                controller,
+                role,
+                self_address=own,
+                peer_address=peer,
+                interval=12,
+                supervision_timeout=300,
+            )
+            for controller, role, own, peer in (
+                (one, hci.Role.CENTRAL, *addresses),
+                (other, hci.Role.PERIPHERAL, *addresses[::-1]),
+            )
+        ]
+        ends[0].far, ends[1].far = ends[::-1]
+        one.le_connections[addresses[1]] = ends[0]
+        other.stalled = True  # its host has no room
+        packet = bytes(hci.HCI_AclDataPacket(ends[0].handle, 0, 0, 251, bytes(251)))
+        for _ in range(MOST_ON_THEIR_WAY):
+            one.on_packet(packet)
+        with pytest.raises(ValueError, match="flow control"):
+            one.on_packet(packet)

@@ -59,6 +59,14 @@ def as_answer(value: bytes) -> bytes:
     return value[:1] + b"A" + value[2:]
 
 
+async def test_a_value_that_is_longer_than_an_answer_may_be_is_foreign() -> None:
+    """BlueZ lets a central write more than we may notify."""
+    async with link_pair(185) as (ours, _theirs):
+        asked = Exchange(ours)
+        await asked._take(bytes((exchange.MAGIC, exchange._Kind.ASK)) + bytes(ours.value_limit))
+        assert (asked.answered, asked.foreign) == (0, 1)
+
+
 @pytest.mark.parametrize("att_mtu", [23, 185, 517])
 async def test_what_both_sides_ask_comes_back_whole(att_mtu: int) -> None:
     async with link_pair(att_mtu) as links, trio.open_nursery() as nursery:

@@ -29,6 +29,9 @@ INTERVAL_UNIT: Final = 0.00125
 TIMEOUT_UNIT: Final = 0.01
 """Seconds; of a supervision timeout in HCI (same section)."""
 
+MOST_ON_THEIR_WAY: Final = 1024
+"""Packets from one end. A host that minds flow control has no more than its controller has buffers, 64."""
+
 PB_FIRST: Final = 0b10
 """Packet boundary flag of the first fragment of an L2CAP PDU, controller to host (Vol 4 Part E, 5.4.2)."""
 PB_CONTINUING: Final = 0b01
@@ -83,7 +86,12 @@ class AirConnection(Connection):
         self.send_acl(packet.pb_flag, packet.data)
 
     def send_acl(self, pb_flag: int, data: bytes) -> None:
-        """`pb_flag` as the host set it: 0b01 for a continuing fragment, all else begins a PDU."""
+        """`pb_flag` as the host set it: 0b01 for a continuing fragment, all else begins a PDU.
+
+        Raises `ValueError` for a host that does not mind flow control: it would fill the memory.
+        """
+        if len(self._on_its_way) >= MOST_ON_THEIR_WAY:
+            raise ValueError(f"a host has {MOST_ON_THEIR_WAY} packets on their way: it minds no flow control")
         self._put((PB_CONTINUING if pb_flag == PB_CONTINUING else PB_FIRST, data))
 
     def send_ll_control_pdu(self, packet: ll.ControlPdu) -> None:
