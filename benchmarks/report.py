@@ -125,7 +125,7 @@ class Demand:
         result = plots.kept(self.result)
         try:
             value = None if result is None else self.ratio(result)
-        except (KeyError, ZeroDivisionError):
+        except (KeyError, ValueError, ZeroDivisionError):
             value = None
         return None if value is None else (value, self.holds(value, self.bound))
 
@@ -160,6 +160,16 @@ def _waiting(result: dict[str, Any]) -> float:
     return float(one / two)
 
 
+def _setup(times: str) -> Callable[[dict[str, Any]], float]:
+    def ratio(result: dict[str, Any]) -> float:
+        ways = [guest["bluez"] for guest in result["guests"].values()]
+        return float(
+            max(way["rns_ble"][times]["median"] / way["ble-reticulum"][times]["median"] for way in ways)
+        )
+
+    return ratio
+
+
 DEMANDS: Final = (
     *(
         Demand(f"fragment, per {per}, values of {limit}", "codec", _codec("fragment", per, limit), bound)
@@ -179,6 +189,23 @@ DEMANDS: Final = (
         Demand(f"BlueZ, sockets per {per}, values of {size}", "bluez", _bluez(size, per), bound)
         for size in ("244", "505")
         for per, bound in (("calls", 1.5), ("ble-reticulum", 2.0))
+    ),
+    *(
+        Demand(
+            f"BlueZ, sighting to handshake, {times}, per ble-reticulum",
+            "setup",
+            _setup(times),
+            1 / 3,
+            operator.le,
+        )
+        for times in ("cold", "reconnect")
+    ),
+    Demand(
+        "import of the interface, per RNS",
+        "setup",
+        lambda result: result["imports"]["RNS, the interface"]["after_rns_per_rns"]["median"],
+        1.5,
+        operator.le,
     ),
     Demand(
         "wait of a link request behind a Resource, in turns per by arrival",
