@@ -108,7 +108,8 @@ def bridge(result: dict[str, Any]) -> None:
     for axes in rates, delays:
         axes.set_xticks(range(len(by_peers)), by_peers)
         axes.set(xlabel="peers")
-        axes.legend()
+        axes.margins(y=0.3)  # for the legend
+        axes.legend(loc="upper left")
     rates.set(ylabel="packets a second")
     delays.set(ylabel="ms, at 1,000 packets a second in all")
     _save(figure, "bridge", result)

@@ -554,3 +554,18 @@ async def test_reading_by_type_with_unknown_uuids_is_refused_and_forgotten(bench
 
 async def test_the_radio_needs_no_loop_to_be_made() -> None:
     assert VirtualRadio().addresses == []
+
+
+@pytest.mark.parametrize(("data", "nothing"), [(b"", True), (b"\x02\x01\x06", False)])
+def test_a_report_without_data_says_nothing(data: bytes, nothing: bool) -> None:
+    """What an active scan gets from whoever has put all into the advertisement: every other report."""
+    from rns_ble.drivers.hci.host import _says_nothing
+
+    report = hci.HCI_LE_Advertising_Report_Event.Report(
+        event_type=hci.HCI_LE_Advertising_Report_Event.EventType.SCAN_RSP,
+        address_type=hci.Address.RANDOM_DEVICE_ADDRESS,
+        address=hci.Address("C0:00:00:00:00:01"),
+        data=data,
+        rssi=-50,
+    )
+    assert _says_nothing(bytes(hci.HCI_LE_Advertising_Report_Event(reports=[report]))) is nothing
