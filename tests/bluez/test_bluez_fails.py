@@ -16,7 +16,13 @@ from typing import Final
 import pytest
 import trio
 
-from rns_ble.drivers.base import AdapterUnavailable, AdvertisingUnavailable, BLELink, PeerUnreachable
+from rns_ble.drivers.base import (
+    AdapterUnavailable,
+    AdvertisingUnavailable,
+    BLELink,
+    PeerUnreachable,
+    ProtocolViolation,
+)
 from rns_ble.drivers.bluez import BleakDriver
 from rns_ble.drivers.bluez.examination import examine
 from rns_ble.drivers.bluez.link import SocketOutlet
@@ -221,7 +227,7 @@ async def test_refused(kind: type[Exception], names: list[str], between: Between
 
     async def dial(address: str, driver: BleakDriver, throwing: Throwing) -> None:
         await sighted(driver, address)
-        with throwing.borne(), throwing.at_once(), suppress(PeerUnreachable):
+        with throwing.borne(), throwing.at_once(), suppress(PeerUnreachable, ProtocolViolation):
             await driver.connect(address)
 
     async with (
@@ -234,8 +240,9 @@ async def test_refused(kind: type[Exception], names: list[str], between: Between
             for run in (scan, advertise):
                 await raised_everywhere(name, kind, partial(run, driver))
         await start(driver, b"a")
-        with between.refusing("Connect"):
-            await raised_everywhere(name, kind, partial(dial, address, driver))
+        for refused in ("Connect", "ReadValue"):  # before there is a connection, and on it
+            with between.refusing(refused):
+                await raised_everywhere(name, kind, partial(dial, address, driver))
         await connects(driver, address)
 
 
