@@ -86,7 +86,7 @@ PARTS: Final = (
         guest_too=True,
     ),
     Part(
-        "waiting", "overload.py", ("--seconds", "20", "--rounds", "1"), ("--seconds", "100", "--rounds", "3")
+        "waiting", "overload.py", ("--seconds", "100", "--rounds", "1"), ("--seconds", "100", "--rounds", "3")
     ),
 )
 
