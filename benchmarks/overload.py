@@ -21,8 +21,8 @@ from itertools import count
 from typing import Any
 
 import trio
+from measuring import setting
 
-import rns_ble
 from rns_ble.flows import flow_of
 from rns_ble.mailbox import NO_FLOW
 from rns_ble.peer import Peer
@@ -218,15 +218,14 @@ def main() -> None:
         for att_mtu in ATT_MTUS
     }
     if arguments.json:
-        setting = {
-            "benchmark": "overload",
-            "rns_ble": rns_ble.__version__,
-            "values_per_second": arguments.rate,
-            "resources": arguments.resources,
-            "seconds": arguments.seconds,
-            "rounds": arguments.rounds,
-        }
-        print(json.dumps({**setting, "by_att_mtu": results}))
+        about = setting(
+            "overload",
+            values_per_second=arguments.rate,
+            resources=arguments.resources,
+            seconds=arguments.seconds,
+            rounds=arguments.rounds,
+        )
+        print(json.dumps({**about, "by_att_mtu": results}))
         return
     print(f"ms from put to air at {arguments.rate:g} values a second; Resources: {arguments.resources}\n")
     print(f"{'ATT MTU':>7}  {'':22}{'by arrival':>15}{'by turns':>17}")
