@@ -1,7 +1,7 @@
 """The guests run beside all other tests, and their own test comes last: it waits for them.
 
 The laboratory is built before, for that keeps every processor busy, and other tests would be late. What
-fails in one of many guests has another one at the end, alone, or two. What passes only there is told.
+fails in one of many guests has another one at the end, or two. What passes only there is told.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final, TypeVar, TypeVarTuple
 import pytest
 import trio
 
-from tests.guest.guests import CHECKOUT, GOODBYE, Guest, Outcome, build, run_one
+from tests.guest.guests import CHECKOUT, GOODBYE, Guest, Outcome, build, run_again
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -114,22 +114,16 @@ class Rounds:
     def all(self) -> Guests:
         """What became of them, when all have run and what failed was repeated."""
         generations = {name: Generation() for name in self._generations}
-        processor = min(os.sched_getaffinity(0))
-        for guest in self._first.wait() if self._first is not None else []:
+        first = self._first.wait() if self._first is not None else []
+        for guest in first:
+            generations[guest.generation].counts += guest.outcome.counts
+        failed = [guest for guest in first if guest.failed]
+        for guest, again in zip(failed, _run(run_again, failed, REPEATS, self._show), strict=True):
             generation = generations[guest.generation]
-            generation.counts += guest.outcome.counts
-            if not guest.failed:
-                continue
-            outputs = [guest.outcome.text]
-            for _ in range(REPEATS):
-                # The whole file: its last test may sum up the others.
-                again = _run(run_one, guest.generation, processor, self._show, guest.tests)
-                if again.outcome.good:
-                    generation.late += guest.failed
-                    break
-                outputs.append(again.outcome.text)
+            if again[-1].outcome.good:
+                generation.late += guest.failed
             else:
-                generation.failures += outputs
+                generation.failures += [each.outcome.text for each in (guest, *again)]
         return Guests(self._setup, generations)
 
     def end(self) -> None:
@@ -179,4 +173,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             counts = ", ".join(f"{number} {what}" for what, number in sorted(generation.counts.items()))
             terminalreporter.line(f"BlueZ {name}: {counts or 'no test ended'}")
             for test in generation.late:
-                terminalreporter.line(f"BlueZ {name}: passed in another guest, alone: {test}")
+                terminalreporter.line(f"BlueZ {name}: passed in another guest only: {test}")

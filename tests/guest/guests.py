@@ -1,7 +1,8 @@
 """The laboratory, and the guests: one for each file of tests, with each generation of BlueZ.
 
 Two for each processor run at a time, for they mostly wait. With so many kernels something can be late
-without being wrong; so tests that fail there have another guest when all others have ended, alone.
+without being wrong; so tests that fail there have another guest when all others have ended, with a
+processor of its own.
 """
 
 from __future__ import annotations
@@ -97,6 +98,25 @@ async def run_all(generations: list[str], show: Show) -> list[Guest]:
         for processor in (*processors, *processors):
             nursery.start_soon(work, processor)
     return guests
+
+
+async def run_again(failed: list[Guest], times: int, show: Show) -> list[list[Guest]]:
+    """For each of these the guests that its tests have anew, up to the first in which all pass.
+
+    It is the whole file each time, for its last test may sum up the others.
+    """
+    again: list[list[Guest]] = [[] for _ in failed]
+    to_do = iter(list(zip(failed, again, strict=True)))
+
+    async def work(processor: int) -> None:
+        for guest, its in to_do:
+            while len(its) < times and not (its and its[-1].outcome.good):
+                its.append(await run_one(guest.generation, processor, show, guest.tests))
+
+    async with trio.open_nursery() as nursery:
+        for processor in sorted(os.sched_getaffinity(0)):
+            nursery.start_soon(work, processor)
+    return again
 
 
 def _files() -> list[str]:
