@@ -304,7 +304,7 @@ class OnRadio(Scene):
         await trio.sleep(5)
         with suppress(KeyError):
             self.radio.unplug(self.first.driver.address)
-        await trio.sleep(3)
+        await trio.sleep(8)  # its last link was of no use yet, so the other one is left in peace for a while
 
     def came_to_its_aim(self) -> bool:
         return (

@@ -9,11 +9,12 @@ from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppres
 
 import pytest
 import trio
+from bumble import hci
 
 from rns_ble.drivers.asyncio_loop import open_asyncio_loop
 from rns_ble.drivers.base import BLEDriverInterface, BLEError, BLELink, LinkLost
 from rns_ble.drivers.hci import BumbleDriver, VirtualRadio
-from rns_ble.drivers.hci.ether import serve_ether
+from rns_ble.drivers.hci.ether import PACKETS_A_TURN, serve_ether, serve_host
 from rns_ble.drivers.hci.stack import COMMAND_TIMEOUT
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID
 from rns_ble.testing.checkpoints import Strike, at_every_checkpoint
@@ -444,6 +445,38 @@ def test_the_asyncio_loop(every: bool) -> None:
             await loop.run_aio_coroutine(asyncio.sleep(0.1))
 
     interrupt("the asyncio loop", scenario, every=every)
+
+
+def test_a_host_on_an_ether(every: bool) -> None:
+    commands = 2 * PACKETS_A_TURN  # so that others get their turn in between
+    answer_length = (
+        13  # Command Complete with an address (Core Specification, Vol 4 Part E, 7.7.14 and 7.4.6)
+    )
+
+    async def scenario(strike: Strike) -> None:
+        files = len(os.listdir("/proc/self/fd"))
+        radio = VirtualRadio()
+        here, there = map(trio.SocketStream, trio.socket.socketpair())
+        async with open_asyncio_loop(), trio.open_nursery() as nursery:
+
+            async def serve() -> None:
+                with strike.cancelling():
+                    await serve_host(radio, there)
+
+            nursery.start_soon(serve)
+            answers = b""
+            async with here:
+                with suppress(trio.BrokenResourceError), trio.fail_after(PATIENCE):
+                    await here.send_all(bytes(hci.HCI_Read_BD_ADDR_Command()) * commands)
+                    while len(answers) < commands * answer_length:
+                        if not (more := await here.receive_some()):
+                            break
+                        answers += more
+            assert strike.struck or len(answers) == commands * answer_length
+        assert not radio.controllers
+        assert len(os.listdir("/proc/self/fd")) == files
+
+    interrupt("hci, a host on an ether", scenario, every=every)
 
 
 # --- over TCP, in real time ---

@@ -8,11 +8,23 @@ import pytest
 import trio
 
 from rns_ble.testing.checkpoints import Strike, scopes_around
+from rns_ble.testing.virtual_time import run_in_virtual_time
 from tests.cancellation.reached import TAKES_LONG, interrupt
 from tests.cancellation.scenes import SCENES, Failures, OnRadio, Scene, is_a_nodes, nothing_left, surrounded
 from tests.nodes import running
 
 pytestmark = pytest.mark.usefixtures("quiet")
+
+
+@pytest.mark.parametrize("make", SCENES)
+def test_a_scene_comes_to_its_aim(make: type[Scene]) -> None:
+    async def scenario() -> None:
+        scene = make()
+        async with surrounded(scene), running(scene.first):
+            await scene.play()
+            assert scene.came_to_its_aim()
+
+    run_in_virtual_time(scenario)
 
 
 @pytest.mark.parametrize("make", SCENES)

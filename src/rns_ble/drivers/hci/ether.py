@@ -136,12 +136,16 @@ async def serve_ether(
         listeners = await trio.open_tcp_listeners(port, host=host)
         bound: int = listeners[0].socket.getsockname()[1]
         async with plainly(trio.open_nursery()) as nursery:
-            await nursery.start(partial(trio.serve_listeners, partial(_serve_host, air), listeners))
+            await nursery.start(partial(trio.serve_listeners, partial(serve_host, air), listeners))
             task_status.started(bound)
             log.info("the ether listens on %s, port %d", host, bound)
 
 
-async def _serve_host(radio: VirtualRadio, stream: trio.SocketStream) -> None:
+async def serve_host(radio: VirtualRadio, stream: trio.SocketStream) -> None:
+    """A controller on this radio for the host at the other end of a stream, until that ends or is to blame.
+
+    Cancelled: the controller has left, and the stream is closed, when this returns.
+    """
     client = _Client(stream, radio)
     try:
         await client.serve()
