@@ -6,12 +6,13 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
 import trio
+from bumble import hci
 from bumble.transport.common import TransportInitError, TransportSpecError
 
 import rns_ble.drivers.hci
@@ -20,7 +21,7 @@ import rns_ble.drivers.hci.transports
 from rns_ble.drivers.asyncio_loop import open_asyncio_loop
 from rns_ble.drivers.base import AdapterUnavailable, BLEError, ConfigurationError, PermissionDenied
 from rns_ble.drivers.hci import BumbleDriver
-from rns_ble.drivers.hci.pacer import RESUME_AT, Pacer
+from rns_ble.drivers.hci.pacer import EVENTS_A_TURN, RESUME_AT, Pacer
 from rns_ble.drivers.hci.transports import Transport, explain
 
 
@@ -172,14 +173,14 @@ class Ends:
         self.told.append("lost")
 
 
-async def test_packets_that_come_at_once_are_handed_over_one_by_one() -> None:
+async def test_data_that_comes_at_once_is_handed_over_one_by_one() -> None:
     async with open_asyncio_loop() as loop:
         source, stream, host = Ends(), Ends(), Ends()
         pacer = Pacer(loop, source, stream)
         pacer.set_packet_sink(host)
         assert source.told == [pacer]
         assert pacer.metadata == source.metadata
-        packets = [bytes([number]) for number in range(200)]
+        packets = [bytes([hci.HCI_ACL_DATA_PACKET, number]) for number in range(200)]
         for packet in packets:
             pacer.on_packet(packet)
         assert host.told == packets[:1]
@@ -194,6 +195,38 @@ async def test_packets_that_come_at_once_are_handed_over_one_by_one() -> None:
         await trio.sleep(0.01)
         pacer.on_packet(b"alone")
         assert host.told[-1] == b"alone"
+
+
+class Turns:
+    """A loop that runs what is due when it is told to."""
+
+    def __init__(self) -> None:
+        self.due: list[Callable[[], object]] = []
+
+    def is_running(self) -> bool:
+        return True
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        self.due.append(callback)
+
+
+def test_of_events_several_are_handed_over_in_a_turn_and_of_data_still_one() -> None:
+    loop, host = Turns(), Ends()
+    pacer = Pacer(loop, Ends(), None)
+    pacer.set_packet_sink(host)
+    events = [bytes([hci.HCI_EVENT_PACKET, number]) for number in range(EVENTS_A_TURN + 8)]
+    data = [bytes([hci.HCI_ACL_DATA_PACKET, number]) for number in range(3)]
+    for packet in (*events, *data):
+        pacer.on_packet(packet)
+    told = [len(host.told)]
+    while loop.due:
+        (turn,) = loop.due
+        loop.due.clear()
+        turn()
+        told.append(len(host.told))
+    first = 1 + EVENTS_A_TURN
+    assert told == [1, first, len(events) + 1, len(events) + 2, len(events) + 3, len(events) + 3]
+    assert host.told == [*events, *data]
 
 
 async def test_what_came_before_the_transport_was_lost_is_handed_over_before() -> None:
