@@ -13,7 +13,7 @@ decides. What is always true:
 3. A link borrows its place from the moment a peer takes it until it has ended, or until it is closed to give
    the place to another.
 4. Only a failure of the peer's counts against the peer: an attempt that was cancelled, or that found the
-   two adapters linked already, does not.
+   two adapters linked already, or ours full, does not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Final
 import trio
 
 from rns_ble import quiet
-from rns_ble.candidate import ATTEMPT_INTERVAL, SEEN_RECENTLY, Attempt, Candidate, Verdict
+from rns_ble.candidate import ATTEMPT_INTERVAL, IDENTITY_HOLDS, SEEN_RECENTLY, Attempt, Candidate, Verdict
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import BLEDevice, BLELink, Role
 from rns_ble.protocol.advertisement import Capability, parse_capabilities, plain, shown_name
@@ -37,6 +37,10 @@ log = quiet.logger(__name__)
 
 BLACKLIST_STEPS: Final = 8
 """The blacklist's time grows with each further failure up to this factor (ble-reticulum's figure)."""
+
+FULL_FOR: Final = 600.0
+"""Seconds that an adapter which has refused another connection is not asked for one, unless a link of ours
+ends. Another program's connection may have ended as well, which nobody tells us."""
 
 TURNED_US_AWAY: Final = "it ended the link before it was of any use"
 """Why an attempt whose link came to nothing has failed."""
@@ -106,6 +110,7 @@ class Admission:
         self.places = trio.CapacityLimiter(config.max_connections)
         """Borrowed by attempts in flight and by links, in either role."""
         self.radio = trio.CapacityLimiter(radio_tokens)
+        self._full_until = -math.inf
         self._warned_both_peripheral_only = False
 
     # --- sightings ---
@@ -159,10 +164,12 @@ class Admission:
     def _decide(self, c: Candidate, now: float) -> Decision:
         if c.limiter.borrowed_tokens:
             return Decision(Verdict.IN_FLIGHT)
-        if c.identity == self._own_identity:
-            return Decision(Verdict.OURSELVES)
-        if self._is_linked(c.address, c.identity):
-            return Decision(Verdict.LINKED)
+        holds = c.identified + IDENTITY_HOLDS
+        identity = c.identity if now < holds else None
+        if identity == self._own_identity:
+            return Decision(Verdict.OURSELVES, holds)
+        if self._is_linked(c.address, identity):
+            return Decision(Verdict.LINKED, math.inf if identity is None else holds)
         if now - c.last_seen > self._heard_within:
             return Decision(Verdict.NOT_SEEN)
         grace_ends = c.seen_since + self._config.dial_grace
@@ -183,6 +190,8 @@ class Admission:
             return Decision(Verdict.PACED, c.paced_until)
         if c.last_seen < c.used_until:
             return Decision(Verdict.NOT_SEEN_SINCE)
+        if now < self._full_until:
+            return Decision(Verdict.ADAPTER_FULL, self._full_until)
         # Who could not be reached the last time has nobody's link closed for another try.
         if not self.places.available_tokens and (c.failures or not self._displaces(c.identity)):
             return Decision(Verdict.NO_PLACE)
@@ -282,12 +291,19 @@ class Admission:
         candidate.last_failure = None
         candidate.blacklisted_until = -math.inf
 
+    def adapter_full(self, now: float) -> None:
+        """The adapter has refused an attempt, for it holds as many connections as it can: fewer than
+        `max_connections`, or others have some of them.
+        """
+        self._full_until = now + FULL_FOR
+
     # --- links ---
 
-    def identified(self, address: str, identity: bytes) -> None:
+    def identified(self, address: str, identity: bytes, now: float) -> None:
         """A link to this address has told its identity."""
         if (candidate := self.candidates.get(address)) is not None:
             candidate.identity = identity
+            candidate.identified = now
 
     def take_place(self, link: BLELink, attempt: Attempt | None) -> bool:
         """Give the link a place: its attempt's, a free one, or another attempt's, which is cancelled.
@@ -327,6 +343,7 @@ class Admission:
         `proven`: it was of use, so an attempt that led to it was a success; else it was a failure.
         """
         self.lose_place(link)
+        self._full_until = -math.inf
         if link.role is Role.CENTRAL and (dialled := self.candidates.get(link.address)) is not None:
             if proven:
                 self.succeeded(dialled)

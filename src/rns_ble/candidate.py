@@ -25,6 +25,11 @@ the slowest intervals in use are 1 to 2 s. Dialling one that is gone would hold 
 `connection_timeout`. And no longer at all when a link to it has ended just before: its node may be back under
 another address, and nobody is heard, to wait for the radio, while an attempt has it."""
 
+IDENTITY_HOLDS: Final = 3600.0
+"""Seconds for which an address is taken to be of the identity that was last told there, and is not dialled
+where that is ours, or linked already. Anybody can tell any identity from any address; without an end the
+address's owner would not be dialled any more. A node's second adapter is asked once an hour."""
+
 SEEN_RECENTLY: Final = 30.0
 """Seconds after which a sighting says nothing any more. ble-reticulum's score gives it 0 points then; a
 peer that still advertised would have been seen again some ten times. Who scans more often knows sooner: see
@@ -63,6 +68,7 @@ class Verdict(enum.Enum):
     NOT_SEEN = "not seen lately"
     NOT_SEEN_SINCE = "not seen since its last link or attempt"
     NO_PLACE = "max_connections reached"
+    ADAPTER_FULL = "the adapter holds no more connections"
     LAST_PLACE = "the last place is for somebody who dials us"
 
 
@@ -78,6 +84,9 @@ class Candidate:
     name: str | None = None
     capabilities: Capability = Capability.NONE
     identity: bytes | None = None
+    """The last one that was told on a link to or from this address."""
+    identified: float = -math.inf
+    """When that was."""
     attempts: int = 0
     """Those that succeeded or failed; not those that were cancelled, or are in flight."""
     successes: int = 0

@@ -29,6 +29,7 @@ from rns_ble.candidate import SEEN_RECENTLY, Attempt, Candidate, Verdict
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import (
     GOODBYE_TIMEOUT,
+    AdapterFull,
     AdvertisingUnavailable,
     AlreadyConnected,
     BLEDriverInterface,
@@ -260,6 +261,9 @@ class Mesh:
                 await self._hand_over(link, link.peer_identity, attempt)
         except AlreadyConnected as error:
             log.debug("%s: %s", attempt.address, error)
+        except AdapterFull as error:
+            log.debug("%s: %s", attempt.address, error)
+            self.admission.adapter_full(trio.current_time())
         except (PeerUnreachable, ProtocolViolation, LinkLost) as error:
             log.debug("%s: %s: %s", attempt.address, type(error).__name__, error)
             self.admission.failed(candidate, trio.current_time(), str(error))
@@ -297,7 +301,7 @@ class Mesh:
                 await link.aclose()
 
     def _adopt(self, link: BLELink, identity: bytes, attempt: Attempt | None) -> bool:
-        self.admission.identified(link.address, identity)
+        self.admission.identified(link.address, identity, trio.current_time())
         if identity == self._identity:
             log.debug("%s says it is us: not taken", link.address)
             return False

@@ -17,6 +17,7 @@ Its nursery holds one sender and, for each link, a receiver and a heartbeat. Wha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from itertools import takewhile
@@ -170,6 +171,10 @@ class Peer:
                 del self._sessions[link]
                 self._reassembly = _sum((self._reassembly, session.reassembly))
                 self._links_lost_at = trio.current_time()
+                if trio.current_effective_deadline() == -math.inf:
+                    session.closed_by_us = (
+                        True  # the mesh ends, for our adapter has failed: not the peer's fault
+                    )
                 self._owner.link_ended(self, session)
         if not self._sessions:
             await trio.sleep_until(self._links_lost_at + DETACH_GRACE)

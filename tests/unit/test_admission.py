@@ -110,12 +110,51 @@ async def test_an_identity_is_known_on_any_address() -> None:
     admission = admission_of(linked={IDENTITY})
     candidate = seen(admission)
     assert admission.decide(candidate, 0).verdict is Verdict.DIAL
-    admission.identified(HIGHER, IDENTITY)
+    admission.identified(HIGHER, IDENTITY, 0)
     assert admission.decide(candidate, 0).verdict is Verdict.LINKED
-    admission.identified(HIGHER, OURSELVES)
+    admission.identified(HIGHER, OURSELVES, 0)
     assert admission.decide(candidate, 0).verdict is Verdict.OURSELVES
-    admission.identified("02:00:00:00:00:99", IDENTITY)
+    admission.identified("02:00:00:00:00:99", IDENTITY, 0)
     assert list(admission.candidates) == [HIGHER]
+
+
+@pytest.mark.parametrize(("told", "verdict"), [(IDENTITY, Verdict.LINKED), (OURSELVES, Verdict.OURSELVES)])
+async def test_whose_an_address_is_is_asked_again_after_an_hour(told: bytes, verdict: Verdict) -> None:
+    """Whoever has told that identity there may have gone, or never have had it."""
+    admission = admission_of(linked={IDENTITY})
+    seen(admission)
+    admission.identified(HIGHER, told, 100)
+    candidate = seen(admission, now=3699)
+    assert admission.decide(candidate, 3699) == Decision(verdict, 3700)
+    assert admission.decide(candidate, 3700).verdict is Verdict.DIAL
+    admission.identified(HIGHER, told, 3701)
+    assert admission.decide(candidate, 3702).verdict is verdict
+
+
+async def test_an_address_that_is_linked_itself_is_not_asked_again() -> None:
+    admission = admission_of(linked={HIGHER})
+    admission.identified(HIGHER, IDENTITY, 0)
+    assert admission.decide(seen(admission, now=3600), 3600) == Decision(Verdict.LINKED)
+
+
+async def test_an_adapter_that_is_full_dials_again_when_a_link_has_ended_or_after_ten_minutes() -> None:
+    admission = admission_of()
+    link = Link("02:00:00:00:00:77", Role.PERIPHERAL)
+    admission.take_place(link, None)
+    candidate = seen(admission)
+    with admission.begin(candidate, 0):
+        pass
+    admission.adapter_full(1)
+    seen(admission, now=10)
+    assert admission.decide(candidate, 10) == Decision(Verdict.ADAPTER_FULL, 601)
+    assert candidate.failures == candidate.attempts == 0
+    seen(admission, now=600)
+    assert admission.decide(candidate, 600.9).verdict is Verdict.ADAPTER_FULL
+    assert admission.decide(candidate, 601).verdict is Verdict.DIAL
+    admission.adapter_full(602)
+    assert admission.decide(candidate, 603).verdict is Verdict.ADAPTER_FULL
+    admission.link_ended(link, IDENTITY, 604, proven=True)
+    assert admission.decide(candidate, 604).verdict is Verdict.DIAL
 
 
 async def test_only_what_time_alone_can_change_has_an_end() -> None:
@@ -321,7 +360,7 @@ async def test_after_a_link_or_an_attempt_only_a_new_sighting_counts() -> None:
     seen(admission, now=1)
     assert admission.decide(candidate, 1).verdict is Verdict.DIAL
     link = Link("02:00:00:00:00:77")
-    admission.identified(HIGHER, IDENTITY)
+    admission.identified(HIGHER, IDENTITY, 1)
     assert admission.take_place(link, None)
     admission.link_ended(link, IDENTITY, 2, proven=True)
     assert admission.decide(candidate, 2).verdict is Verdict.NOT_SEEN_SINCE
@@ -436,7 +475,7 @@ async def test_the_grace_counts_from_the_first_sighting() -> None:
 async def test_the_grace_begins_anew_after_a_link_and_after_an_absence() -> None:
     admission = admission_of()
     candidate = seen(admission, LOWER)
-    admission.identified(LOWER, IDENTITY)
+    admission.identified(LOWER, IDENTITY, 0)
     assert admission.decide(candidate, 20).verdict is Verdict.DIAL
     elsewhere = Link("02:00:00:00:00:77", Role.PERIPHERAL)
     assert admission.take_place(elsewhere, None)
@@ -468,7 +507,7 @@ async def test_the_oldest_sighting_is_forgotten_but_none_that_matters() -> None:
 async def test_whom_we_know_and_still_hear_is_forgotten_last() -> None:
     admission = admission_of(max_discovered_peers=2)
     seen(admission, HIGHER, now=100)
-    admission.identified(HIGHER, IDENTITY)
+    admission.identified(HIGHER, IDENTITY, 100)
     for invented, now in ((1, 110), (2, 120), (3, 130)):
         assert seen(admission, f"02:00:00:00:01:0{invented}", now=now) is not None
         assert HIGHER in admission.candidates
@@ -480,7 +519,7 @@ async def test_of_those_we_know_too_the_one_not_heard_for_longest_goes_first() -
     admission = admission_of(max_discovered_peers=2)
     for address, now in ((HIGHER, 9), (LOWER, 8)):
         seen(admission, address, now=now)
-        admission.identified(address, IDENTITY)
+        admission.identified(address, IDENTITY, now)
     seen(admission, "02:00:00:00:01:01", now=10)
     assert set(admission.candidates) == {HIGHER, "02:00:00:00:01:01"}
 
@@ -490,7 +529,7 @@ async def test_who_displaces_somebody_is_dialled_when_all_places_are_taken() -> 
     assert admission.take_place(Link("02:00:00:00:00:77", Role.PERIPHERAL), None)
     candidate = seen(admission)
     assert admission.decide(candidate, 0).verdict is Verdict.NO_PLACE
-    admission.identified(HIGHER, IDENTITY)
+    admission.identified(HIGHER, IDENTITY, 0)
     assert admission.decide(candidate, 0).verdict is Verdict.DIAL
 
 
@@ -583,7 +622,7 @@ async def test_the_status_of_a_candidate() -> None:
         "it lacks ?[2J RX",
     )
     assert admission.status(8) == (known,)
-    admission.identified(HIGHER, IDENTITY)
+    admission.identified(HIGHER, IDENTITY, 8)
     admission.succeeded(candidate)
     known = CandidateStatus(
         *(HIGHER, "shed", -60, 9, IDENTITY.hex(), 2, 0, "dial", "to be dialled", None, None, 0.0, 6, None)
@@ -608,7 +647,7 @@ def patience(admission: Admission, candidate: Candidate, now: float) -> float:
 async def test_the_first_attempt_after_a_link_is_given_up_soon(after: float, seconds: float) -> None:
     admission = admission_of()
     candidate = seen(admission)
-    admission.identified(HIGHER, IDENTITY)
+    admission.identified(HIGHER, IDENTITY, 0)
     admission.link_ended(Link(HIGHER, Role.PERIPHERAL), IDENTITY, 100, proven=True)
     assert patience(admission, candidate, 100 + after) == seconds
 
@@ -619,7 +658,7 @@ async def test_an_attempt_that_follows_no_link_or_a_failure_has_all_its_time() -
     assert patience(admission, candidate, 0) == math.inf
     candidate.used_until = 100  # an attempt has ended, and told no identity
     assert patience(admission, candidate, 101) == math.inf
-    admission.identified(HIGHER, IDENTITY)
+    admission.identified(HIGHER, IDENTITY, 0)
     admission.failed(candidate, 100, "gone")
     candidate.used_until = 100
     assert patience(admission, candidate, 101) == math.inf

@@ -639,6 +639,41 @@ async def test_a_bug_in_serving_one_peer_ends_that_peer_only(caplog) -> None:
     assert "RuntimeError: a bug" in caplog.text
 
 
+async def test_that_our_adapter_fails_does_not_count_against_the_peer() -> None:
+    air = Air(advertising_interval=0.1)
+    node = Node(air, 1)
+    peer = Node(air, 2, BLEConfig(power_mode="aggressive", enable_central=False))
+    async with running(node, peer):
+        for _ in range(4):
+            await until(lambda: peer.identity in node.peers)
+            await trio.sleep(3)
+            node.driver.fail()
+            await until(lambda: not node.up)
+            node.driver.repair()
+            await until(lambda: node.up)
+            (candidate,) = node.mesh.admission.candidates.values()
+            assert candidate.failures == 0
+
+
+async def test_an_adapter_that_is_full_is_nobodys_failure_and_dials_again_when_a_link_has_ended() -> None:
+    air = Air(advertising_interval=0.1)
+    driver = MockBLEDriver(air, address_of(1), most_links=1)
+    node = Node(air, 1, driver=driver)
+    peers = [Node(air, number, BLEConfig(power_mode="aggressive", enable_central=False)) for number in (2, 3)]
+    async with running(node, *peers):
+        await until(lambda: len(node.peers) == 1)
+        await trio.sleep(120)
+        assert len(air.connects) == 2, "the second was refused, and that was enough"
+        linked, other = sorted(peers, key=lambda peer: peer.identity not in node.peers)
+        status = {candidate.address: candidate for candidate in node.mesh.status().candidates}
+        row = status[other.driver.address]
+        assert (row.verdict, row.attempts, row.failures) == ("adapter_full", 0, 0)
+        assert row.verdict_ends > 400
+        other_joins = lambda: other.identity in node.peers  # noqa: E731
+        linked.driver.fail()
+        await until(other_joins, 30)
+
+
 async def test_the_blacklist_outlives_a_driver_that_fails() -> None:
     air = Air()
     node = Node(air, 1)

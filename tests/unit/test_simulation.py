@@ -40,6 +40,16 @@ def test_a_storm_of_fifty() -> None:
     assert report.attempts_per_minute_steady < 1
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_storm_of_weak_radios(seed: int) -> None:
+    """Two in five have a shorter range, and a controller that is full before `max_connections` is reached."""
+    report = storm(Storm(50, seed, disturbed=30, steady=30, weak=0.4))
+    assert report.max_concurrent_attempts_per_address == 1
+    assert report.attempts_per_link <= 1.5
+    assert report.healthy_blacklisted == 0
+    assert report.attempts_per_minute_steady < 1
+
+
 def test_the_same_seed_gives_the_same_storm_and_another_another() -> None:
     setting = Storm(6, 5, disturbed=40, steady=1, conditions=ROUGH)
     assert storm(setting) == storm(setting)
@@ -111,7 +121,7 @@ def test_a_mesh_that_breaks_a_rule_is_caught(damage, message: str, monkeypatch) 
 
 
 def test_places_are_random_and_in_one_piece() -> None:
-    places = scatter(100, 5, random.Random(1))
+    places = scatter([RANGE] * 100, 5, random.Random(1))
     edges = [
         (one, other)
         for one in range(100)
@@ -120,4 +130,4 @@ def test_places_are_random_and_in_one_piece() -> None:
     ]
     assert len(connected(100, edges)) == 1
     assert connected(4, [(0, 1), (2, 3)]) == [[0, 1], [2, 3]]
-    assert scatter(100, 5, random.Random(2)) != places
+    assert scatter([RANGE] * 100, 5, random.Random(2)) != places

@@ -64,6 +64,10 @@ class AlreadyConnected(BLEError):
     """The two adapters are linked already, so the attempt never was made. No failure of the peer's."""
 
 
+class AdapterFull(BLEError):
+    """The controller holds no more connections, so the attempt never was made. No failure of the peer's."""
+
+
 class LinkLost(BLEError, trio.BrokenResourceError):
     """The link has ended: out of range, closed by the peer, or closed by us."""
 
@@ -336,6 +340,6 @@ class BLEDriverInterface(ABC):
 
         Has no time-out of its own (the caller sets a deadline); waits for its turn on `establishing`.
         Raises `PeerUnreachable`, `ProtocolViolation` (no such service; Identity not 16 bytes),
-        `AlreadyConnected`, `AdapterUnavailable`. Cancelled: all is undone, shielded, within
-        `GOODBYE_TIMEOUT`.
+        `AlreadyConnected`, `AdapterFull` (where the stack tells), `AdapterUnavailable`. Cancelled: all is
+        undone, shielded, within `GOODBYE_TIMEOUT`.
         """

@@ -20,6 +20,7 @@ from typing import Final
 import trio
 
 from rns_ble.drivers.base import (
+    AdapterFull,
     AdapterUnavailable,
     AdvertisingUnavailable,
     AlreadyConnected,
@@ -371,7 +372,7 @@ class MockBLEDriver(BLEDriverInterface):
             if self.air.one_link_per_pair and address in self.connected_peers:
                 raise AlreadyConnected(f"{address} is linked already")
             if len(self.links) >= self.most_links:
-                raise PeerUnreachable(f"the controller holds no more than {self.most_links} links")
+                raise AdapterFull(f"the controller holds no more than {self.most_links} links")
             peer = await self.air.reach(own_address, address)
             if self.air.one_link_per_pair and address in self.connected_peers:
                 raise AlreadyConnected(f"{address} is linked already")

@@ -22,7 +22,7 @@ from bumble.core import CommandTimeoutError
 from bumble.transport.common import TransportLostError
 
 from rns_ble import quiet
-from rns_ble.drivers.base import AdapterUnavailable, AlreadyConnected, BLEError, PeerUnreachable
+from rns_ble.drivers.base import AdapterFull, AdapterUnavailable, AlreadyConnected, BLEError, PeerUnreachable
 from rns_ble.drivers.hci.host import RadioDevice, RadioHost
 
 if TYPE_CHECKING:
@@ -53,6 +53,12 @@ RESET_AFTER: Final = 2.5
 """Seconds for all connections to end when the driver is left; then a reset ends the rest of them."""
 DIAL_SCAN: Final = (96, 96)
 """Interval and window of the scan for the advertisement to answer: 60 ms in units of 0.625 ms, no pauses."""
+
+FULL: Final = {
+    hci.HCI_ErrorCode.CONNECTION_LIMIT_EXCEEDED_ERROR,
+    hci.HCI_ErrorCode.MEMORY_CAPACITY_EXCEEDED_ERROR,
+}
+"""What a controller says that has no room for another connection (Vol 1 Part F, 2.7 and 2.9)."""
 
 USER_ENDED: Final = hci.HCI_ErrorCode.REMOTE_USER_TERMINATED_CONNECTION_ERROR
 
@@ -247,8 +253,8 @@ class Stack:
     async def dial(self, address: hci.Address) -> Connection:
         """Connect as central; waits for ever for the peer's advertisement.
 
-        Raises `AlreadyConnected`, `PeerUnreachable`, `AdapterUnavailable`. Cancelled: the dial is taken
-        back, and a connection that was made all the same is dropped, in seconds at most.
+        Raises `AlreadyConnected`, `AdapterFull`, `PeerUnreachable`, `AdapterUnavailable`. Cancelled: the dial
+        is taken back, and a connection that was made all the same is dropped, in seconds at most.
         """
         if self.failure is not None:
             raise self.gone()
@@ -269,6 +275,8 @@ class Stack:
         text = address.to_string(False)
         if dial.superseded or dial.status == hci.HCI_ErrorCode.CONNECTION_ALREADY_EXISTS_ERROR:
             raise AlreadyConnected(f"{text} is connected already")
+        if dial.status in FULL:
+            raise AdapterFull("the controller holds no more connections")
         if dial.connection is None:
             reason = hci.HCI_ErrorCode(dial.status or 0).name
             raise PeerUnreachable(f"no connection to {text}: {reason}")

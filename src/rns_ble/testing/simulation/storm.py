@@ -6,6 +6,7 @@ link, is in one piece. `max_connections` limits every node to seven edges, howev
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -20,11 +21,17 @@ from rns_ble.testing.simulation.dialects import DIALECTS, Foreigner
 from rns_ble.testing.simulation.invariants import Checker
 from rns_ble.testing.simulation.node import Node
 from rns_ble.testing.simulation.report import Report
-from rns_ble.testing.simulation.world import Conditions, SimulatedDriver, World, connected, scatter
+from rns_ble.testing.simulation.world import RANGE, Conditions, SimulatedDriver, World, connected, scatter
 from rns_ble.testing.virtual_time import run_in_virtual_time
 
 CALMING: Final = 60.0
 """Seconds from the last disturbance to the steady state: who was lost has a dial grace first."""
+
+WEAK_REACH: Final = 15.0, 25.0
+"""Metres, from and to: an antenna on a board in a case."""
+WEAK_LINKS: Final = 3, 6
+"""Links, from and to, that a weak radio's controller holds, and so fewer than `max_connections`. Common ones
+hold 7 and more; those of microcontrollers as many as somebody has set."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ class Storm:
     """The share of stations that change their address and do not know it, as telephones do."""
     foreign: float = 0.0
     """The share of stations of other implementations, each of a dialect drawn from `DIALECTS`."""
+    weak: float = 0.0
+    """The share of stations with a weak radio: `WEAK_REACH`, and no more links than `WEAK_LINKS`."""
     aggressive: float = 0.2
     """The share of stations on mains: they scan all the time."""
     conditions: Conditions = field(default_factory=Conditions)
@@ -68,7 +77,8 @@ class _Run:
         self.stations = [self._station(number) for number in range(setting.nodes)]
         self.nodes = [station for station in self.stations if isinstance(station, Node)]
         drivers = [station.driver for station in self.stations]
-        self.world.settle(drivers, scatter(setting.nodes, setting.neighbours, self.world.random))
+        reaches = [driver.reach for driver in drivers]
+        self.world.settle(drivers, scatter(reaches, setting.neighbours, self.world.random))
         self.by_identity = {station.identity: station.driver.number for station in self.stations}
         self.blacklisted: dict[tuple[int, str, float], bool] = {}
         """Who blacklisted which address until when, and whether the station there took links just then."""
@@ -77,12 +87,22 @@ class _Run:
     def _station(self, number: int) -> Node | Foreigner:
         draw = self.world.random.random
         rotates = draw() < self.setting.rotating
-        driver = SimulatedDriver(self.world, self.world.new_address(), hides_address=rotates)
+        reach, most_links = self._radio()
+        driver = SimulatedDriver(
+            self.world, self.world.new_address(), hides_address=rotates, reach=reach, most_links=most_links
+        )
         identity = random.Random(f"{self.setting.seed} {number}").randbytes(16)
         if draw() < self.setting.foreign:
             return Foreigner(driver, identity, self.world.random.choice(DIALECTS))
         config = BLEConfig(power_mode="aggressive" if draw() < self.setting.aggressive else "balanced")
         return Node(driver, identity, config)
+
+    def _radio(self) -> tuple[float, float]:
+        """Of one station: how many metres it reaches, and how many links it holds."""
+        generator = self.world.random
+        if self.setting.weak and generator.random() < self.setting.weak:
+            return generator.uniform(*WEAK_REACH), generator.randint(*WEAK_LINKS)
+        return RANGE, math.inf
 
     async def run(self) -> Report:
         setting = self.setting
@@ -142,7 +162,8 @@ class _Run:
     def _takes_links(self, address: str) -> bool:
         driver = self.world.stations[address]
         station = self.stations[driver.number]
-        full = isinstance(station, Foreigner) and not station.has_room
+        full = len(driver.links) >= driver.most_links
+        full = full or (isinstance(station, Foreigner) and not station.has_room)
         return driver.radio_address == address and not full
 
     def _edges(self) -> list[tuple[int, int]]:

@@ -2,7 +2,8 @@
 
 What is always true:
 
-1. Two stations hear each other when they are `RANGE` or less apart and not blocked at the moment.
+1. Two stations hear each other when neither is farther away than the other one's radio reaches, and they are
+   not blocked at the moment.
 2. Everything random comes from one generator, and nothing depends on the order of a set.
 3. Attempts and links are counted here, at the drivers' `connect`, and nothing of the mesh's is asked.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,7 +28,8 @@ RANGE: Final = 30.0
 RSSI_AT_A_METRE: Final = -45
 PATH_LOSS: Final = 25.0
 """dB for each ten times the distance (free space has 20, buildings 25 to 35). At `RANGE` it is -82 dBm, and
-with `FADING` never below `min_rssi` of the default configuration: who is in range may be dialled."""
+with `FADING` never below `min_rssi` of the default configuration: who is in range may be dialled. A weaker
+radio is as strong at its own range."""
 FADING: Final = 3
 """dB up or down, anew at each sighting."""
 
@@ -71,7 +73,9 @@ class SimulatedDriver(MockBLEDriver):
         hides_address: bool = False,
         simultaneous_connects: int = 1,
         most_links: float = math.inf,
+        reach: float = RANGE,
     ) -> None:
+        """`reach`: metres. All else as `MockBLEDriver`'s."""
         super().__init__(
             world,
             address,
@@ -79,6 +83,7 @@ class SimulatedDriver(MockBLEDriver):
             simultaneous_connects=simultaneous_connects,
             most_links=most_links,
         )
+        self.reach = reach
         self.number = world.enter(self)
         self.before_connect: Callable[[str], None] = lambda _address: None
         """Called with the address at each `connect`, before anything happens."""
@@ -152,9 +157,9 @@ class World(Air):
         self.places = places
         self.neighbours = [
             [
-                (other, RSSI_AT_A_METRE - PATH_LOSS * math.log10(max(1.0, math.dist(here, there))))
+                (other, _strength(math.dist(here, there), min(driver.reach, other.reach)))
                 for other, there in zip(drivers, places, strict=True)
-                if other is not driver and math.dist(here, there) <= RANGE
+                if other is not driver and math.dist(here, there) <= min(driver.reach, other.reach)
             ]
             for driver, here in zip(drivers, places, strict=True)
         ]
@@ -181,7 +186,7 @@ class World(Air):
             return False
         if frozenset((here.number, there.number)) in self._blocked:
             return False
-        return math.dist(self.places[here.number], self.places[there.number]) <= RANGE
+        return math.dist(self.places[here.number], self.places[there.number]) <= min(here.reach, there.reach)
 
     def strength(self, one: str, other: str) -> int | None:
         """By the distance."""
@@ -283,15 +288,24 @@ class World(Air):
             await trio.sleep(self.conditions.rotation)
 
 
-def scatter(count: int, neighbours: float, generator: random.Random) -> list[tuple[float, float]]:
-    """Random places for so many stations, with so many others in range of each on average (fewer at the rim).
+def _strength(distance: float, reach: float) -> float:
+    """What is heard, in dBm, at so many metres, between radios of which the weaker reaches so far."""
+    return RSSI_AT_A_METRE - PATH_LOSS * math.log10(max(1.0, distance * RANGE / reach))
+
+
+def scatter(
+    reaches: Sequence[float], neighbours: float, generator: random.Random
+) -> list[tuple[float, float]]:
+    """Random places for stations that reach so many metres each, with so many others within `RANGE` of each
+    on average (fewer at the rim).
 
     The graph of who hears whom is connected: a station that is off all others gets another place.
     """
+    count = len(reaches)
     side = RANGE * math.sqrt(math.pi * max(count - 1, 1) / neighbours)
     places = [(generator.uniform(0, side), generator.uniform(0, side)) for _ in range(count)]
     while True:
-        pieces = sorted(connected(count, _within_range(places)), key=len)
+        pieces = sorted(connected(count, _within_reach(places, reaches)), key=len)
         if len(pieces) == 1:
             return places
         for piece in pieces[:-1]:
@@ -299,10 +313,10 @@ def scatter(count: int, neighbours: float, generator: random.Random) -> list[tup
                 places[number] = generator.uniform(0, side), generator.uniform(0, side)
 
 
-def _within_range(places: list[tuple[float, float]]) -> Iterator[tuple[int, int]]:
+def _within_reach(places: list[tuple[float, float]], reaches: Sequence[float]) -> Iterator[tuple[int, int]]:
     for one, here in enumerate(places):
         for other in range(one):
-            if math.dist(here, places[other]) <= RANGE:
+            if math.dist(here, places[other]) <= min(reaches[one], reaches[other]):
                 yield one, other
 
 
