@@ -56,10 +56,12 @@ def test_a_quiet_record_is_good() -> None:
     assert failures(quiet()) == []
 
 
-@pytest.mark.parametrize("what", ["fds", "tasks"])
-def test_what_has_grown_is_named(what: str) -> None:
+@pytest.mark.parametrize(("what", "more"), [("fds", 3), ("tasks", 3), ("objects", 61)])
+def test_what_has_grown_is_named(what: str, more: int) -> None:
     record = quiet()
-    record.idle[1][1][what] += 3
+    record.idle[1][1][what] += more - 1
+    assert failures(record) == []
+    record.idle[1][1][what] += 1
     [failure] = failures(record)
     assert failure.startswith(f"node 1: {what} ")
 
@@ -75,6 +77,17 @@ def test_a_soak_that_delivered_nothing_shows_nothing() -> None:
     record = quiet()
     record.counts.clear()
     assert failures(record) == ["no message was delivered", "no resource was delivered"]
+
+
+@pytest.mark.parametrize(("megabytes", "bad"), [(20, False), (40, True)])
+def test_memory_that_grows_without_reticulums_list_is_named(megabytes: float, bad: bool) -> None:
+    record = quiet()
+    for second in range(0, 1500, 5):
+        hashes = 2000 * second  # 7.2 MB an hour
+        rss = 40_000_000 + hashes + round(megabytes * 1e6 / 3600 * second)
+        record.samples.append({"node": 1, "life": 1, "seconds": second, "rss": rss, "hashes_bytes": hashes})
+    found = [f"memory grows by {megabytes} MB an hour on top of Reticulum's list of packets"]
+    assert failures(record) == (found if bad else [])
 
 
 def test_growth_is_that_after_the_warm_up_of_each_life() -> None:
