@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import socket
@@ -129,6 +130,17 @@ def test_a_file_in_place_of_the_configuration_directory_is_one_line(
     code, out, err = run_main(capsys, command, "--config", str(config))
     assert (code, out) == (2, "")
     assert err == f"rns-ble {command}: --config takes a directory, and {config} is a file\n"
+
+
+@pytest.mark.parametrize("command", ["scan", "monitor"])
+def test_with_json_what_a_person_can_put_right_is_an_object_too(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--driver", "bumble"] if command == "scan" else []  # without the transport that it needs
+    assert main([command, "--config", str(tmp_path / "nowhere"), *more, "--json"]) in {1, 2}
+    told = capsys.readouterr()
+    (error,) = json.loads(told.out)["errors"]
+    assert told.err == f"rns-ble {command}: {error}\n"
 
 
 def test_an_interrupt_is_one_line_and_exit_code_130(

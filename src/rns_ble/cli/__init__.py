@@ -6,13 +6,14 @@ asked for is imported, and at import it brings in nothing but the standard libra
 Bluetooth library is paid for by `rns-ble --help`.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. What a person can put right is one line
-on stderr, never a traceback.
+on stderr, never a traceback. With `--json` it is an object on stdout, too: `{"errors": ["…"]}`.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import os
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -87,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         # It may name what another user, or somebody on the air, has called like this.
         print(f"rns-ble {arguments.command}: {plain(error)}", file=sys.stderr)
+        if getattr(arguments, "json", False):
+            print(json.dumps({"errors": [str(error)]}), flush=True)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"rns-ble {arguments.command}: interrupted", file=sys.stderr)
