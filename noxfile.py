@@ -212,6 +212,8 @@ def mutation(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Every benchmark, into docs/performance: `-- --long --guest 5.66 --reference PATH` for real figures."""
+    """Every benchmark, into docs/performance/short: `-- --long --guest 5.66 --reference PATH
+    --reference-python PROGRAM` for the figures in docs/performance itself.
+    """
     session.install("-q", "-e", ".[test]", "matplotlib>=3.10,<4")
     session.run("python", "benchmarks/report.py", *session.posargs)

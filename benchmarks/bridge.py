@@ -39,7 +39,7 @@ from unittest.mock import Mock, patch
 
 import RNS
 import trio
-from measuring import Figure, arguments_of, at_least_one, setting, side_by_side, table
+from measuring import Figure, arguments_of, at_least_one, readable_output, setting, side_by_side, table
 
 from rns_ble.drivers.base import BLEDriverInterface, BLELink, DriverState, PeerUnreachable, Role
 from rns_ble.interface import BLEInterface, BLEPeerInterface
@@ -441,27 +441,28 @@ def main() -> None:
         for peers in arguments.peers or PEERS:
             print(f"peers: {peers}", file=sys.stderr)
             results[str(peers)] = measure(peers, arguments)
-    if arguments.json:
-        about = setting(
-            "bridge",
-            packets=arguments.packets,
-            packet_bytes=PACKET,
-            packets_per_second_of_delays=RATE,
-            rounds=arguments.rounds,
-        )
-        print(json.dumps({**about, "by_peers": results}))
-        return
-    for title, quantity, digits in (
-        ("packets a second", "packets_per_second", 0),
-        ("microseconds of processor time for a packet, all threads", "processor_us", 1),
-        (f"milliseconds at {RATE:,} packets a second", "delay_ms", 2),
-    ):
-        heads = ["peers", *next(iter(results.values()))[quantity]]
-        rows = [
-            [peers, *(text(figure, digits) for figure in result[quantity].values())]
-            for peers, result in results.items()
-        ]
-        print(f"{title}: medians of {arguments.rounds} rounds (least to most)\n{table(heads, rows)}\n")
+    with readable_output():
+        if arguments.json:
+            about = setting(
+                "bridge",
+                packets=arguments.packets,
+                packet_bytes=PACKET,
+                packets_per_second_of_delays=RATE,
+                rounds=arguments.rounds,
+            )
+            print(json.dumps({**about, "by_peers": results}))
+            return
+        for title, quantity, digits in (
+            ("packets a second", "packets_per_second", 0),
+            ("microseconds of processor time for a packet, all threads", "processor_us", 1),
+            (f"milliseconds at {RATE:,} packets a second", "delay_ms", 2),
+        ):
+            heads = ["peers", *next(iter(results.values()))[quantity]]
+            rows = [
+                [peers, *(text(figure, digits) for figure in result[quantity].values())]
+                for peers, result in results.items()
+            ]
+            print(f"{title}: medians of {arguments.rounds} rounds (least to most)\n{table(heads, rows)}\n")
 
 
 if __name__ == "__main__":

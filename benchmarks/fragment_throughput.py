@@ -37,9 +37,9 @@ from types import ModuleType
 from typing import Any, Final
 from unittest.mock import patch
 
-from measuring import arguments_of, at_least_one, setting, side_by_side, table
+from measuring import arguments_of, at_least_one, readable_output, setting, side_by_side, table
 
-from rns_ble.protocol.fragmentation import HEADER_LENGTH, Fragmenter, Reassembler
+from rns_ble.protocol.fragmentation import FRAGMENT_COST, HEADER_LENGTH, MAX_BYTES, Fragmenter, Reassembler
 
 PACKETS: Final = (20, 100, 250, 500, 564, 4096)
 """Bytes: a keystroke, a link request, a short message; Reticulum's MTU, without and with the longest access
@@ -48,6 +48,9 @@ code; and more than this interface ever carries, to see what many fragments do."
 VALUE_LIMITS: Final = (20, 182, 244, 512)
 """Bytes, at the ATT MTUs of 23, the least; 185, what iOS asks for; 247, what fits one data channel PDU of 251
 bytes; 517, the most."""
+
+PACKET_MAXIMUM: Final = MAX_BYTES // (min(VALUE_LIMITS) + FRAGMENT_COST) * (min(VALUE_LIMITS) - HEADER_LENGTH)
+"""Bytes: a reassembler takes no more in the shortest values."""
 
 FULL: Final = 500
 """Bytes. A round has as many packets as were asked for up to this size, and of longer ones fewer: as many
@@ -298,6 +301,10 @@ def main() -> None:
         "--packets", type=at_least_one, default=200, metavar="N", help="packets of 500 bytes in a round (200)"
     )
     arguments = parser.parse_args()
+    if arguments.packet and max(arguments.packet) > PACKET_MAXIMUM:
+        parser.error(
+            f"--packet goes up to {PACKET_MAXIMUM}: more is not reassembled from the shortest values"
+        )
     module = arguments.reference.load("BLEFragmentation") if arguments.reference else None
 
     results: dict[str, dict[str, Result]] = {}
@@ -305,17 +312,18 @@ def main() -> None:
         print(f"packets of {size} bytes", file=sys.stderr)
         results[str(size)] = {str(limit): measure(size, limit, arguments, module) for limit in VALUE_LIMITS}
     held = memory(module)
-    if arguments.json:
-        about = setting(
-            "fragment_throughput", arguments.reference, packets=arguments.packets, rounds=arguments.rounds
-        )
-        print(json.dumps({**about, "by_packet": results, "bytes_per_reassembler": held}))
-        return
-    print(f"medians of {arguments.rounds} rounds; per: how many times as fast ours is (least to most)\n")
-    for text in tables(results):
-        print(text)
-    print(f"bytes that a reassembler holds after a packet, of {IDLE_PEERS:,}")
-    print(table(["whose", "bytes"], [[whose, f"{size:,.0f}"] for whose, size in held.items()]))
+    with readable_output():
+        if arguments.json:
+            about = setting(
+                "fragment_throughput", arguments.reference, packets=arguments.packets, rounds=arguments.rounds
+            )
+            print(json.dumps({**about, "by_packet": results, "bytes_per_reassembler": held}))
+            return
+        print(f"medians of {arguments.rounds} rounds; per: how many times as fast ours is (least to most)\n")
+        for text in tables(results):
+            print(text)
+        print(f"bytes that a reassembler holds after a packet, of {IDLE_PEERS:,}")
+        print(table(["whose", "bytes"], [[whose, f"{size:,.0f}"] for whose, size in held.items()]))
 
 
 if __name__ == "__main__":

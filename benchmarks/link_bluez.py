@@ -2,7 +2,8 @@
 
 Each of the contestants has a pair of adapters, and a process for each. All are linked before anything is
 measured, and those that are not measured just then are silent. In each round every measurement is made with
-each of them, one after the other.
+each of them, one after the other. One that fails is counted for its direction, and made a second time on a
+new link; whatever is next is measured all the same. Compared are the rounds that both sides have.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import link_goodput
+import trio
+from bluez_devices import forget_devices
 from link_pairs import Flood, LinkFailed, Pair, open_pair
 from link_radio import SIZES
 from link_reference import REFERENCE, REFERENCE_SIZES, commands, needs
@@ -44,34 +46,96 @@ TELLING: Final = 0.1
 """Seconds of the processor, in all rounds, from which on they are compared: ten of the guest's ticks, the
 number of which is off by a third now and then. Fewer give any ratio."""
 
-BULK: Final = 244
-"""Bytes of a value that fills a data channel PDU."""
+BULK: Final = max(REFERENCE_SIZES)
+"""Bytes of the values between which others are timed."""
 
 ATTEMPTS: Final = 3
 """Tries to link a pair. Ble-reticulum's were seen to fail."""
 
+ATTEMPTS_AGAIN: Final = 2
+"""The same later on. When they fail, the direction is over for this round."""
+
+TRIES: Final = 2
+"""Of one measurement in one round, the second on a new link."""
+
+T = TypeVar("T")
+
 
 @dataclass
 class Contestant:
-    """One of those that are compared, and what was measured."""
+    """One of those that are compared, and what was measured, by the round."""
 
     name: str
-    pair: Pair
-    floods: dict[tuple[str, int], list[Flood]] = field(default_factory=dict)
-    delays: dict[tuple[str, str], list[list[float]]] = field(default_factory=dict)
-    failed: str | None = None
+    adapters: tuple[str, str]
+    commands: tuple[list[str], list[str]]
+    """The peripheral's, the central's; so are the adapters."""
+    floods: dict[tuple[str, int], dict[int, Flood]] = field(default_factory=dict)
+    delays: dict[tuple[str, str], dict[int, list[float]]] = field(default_factory=dict)
+    failures: dict[str, list[str]] = field(default_factory=lambda: {role: [] for role in ROLES})
+    """By the role that had to send."""
+    setting_up: dict[str, Any] = field(default_factory=dict)
+    """Of the first link."""
+    links: int = 0
+    given_up: tuple[int, str] | None = None
+    """The round, and who had to send, when no link was to be had."""
+    _pair: Pair | None = None
+    _scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    _gone: trio.Event = field(default_factory=trio.Event)
+
+    async def linked(self, nursery: trio.Nursery, directory: Path, progress: Progress) -> Pair:
+        """Its pair, which is linked when there is none. Raises `LinkFailed` after some attempts."""
+        attempts = ATTEMPTS_AGAIN if self.links else ATTEMPTS
+        for attempt in range(1, attempts + 1):
+            if self._pair is not None:
+                break
+            try:
+                self._pair = await nursery.start(self._hold, directory)
+            except LinkFailed as error:
+                progress.say(f"{self.name}: {error}")
+                await forget_devices(self.adapters)
+                if attempt == attempts:
+                    raise
+            else:
+                progress.say(f"{self.name}: linked")
+                self.setting_up = self.setting_up or {**self._pair.setting_up, "attempts": attempt}
+        assert self._pair is not None
+        return self._pair
+
+    async def _hold(self, directory: Path, *, task_status: trio.TaskStatus[Pair]) -> None:
+        self.links += 1
+        name = f"{self.name}-{self.links}"
+        self._gone = trio.Event()
+        try:
+            with trio.CancelScope() as self._scope:
+                async with open_pair(name, *self.commands, directory) as pair:
+                    task_status.started(pair)
+                    await trio.sleep_forever()
+        finally:
+            self._gone.set()
+
+    async def unlink(self) -> None:
+        """End its pair, and have BlueZ forget it: a process that is gone may leave its link behind."""
+        if self._pair is not None:
+            self._pair = None
+            self._scope.cancel()
+            await self._gone.wait()
+            await forget_devices(self.adapters)
 
     def figure(self, sender: str, size: int, what: str) -> Figure:
         """One quantity of the floods of this role and size."""
-        return Figure(tuple(float(getattr(flood, what)) for flood in self.floods[sender, size]))
+        return Figure(tuple(float(getattr(flood, what)) for flood in self.floods[sender, size].values()))
 
     def as_json(self) -> dict[str, Any]:
         """What was measured, by the sender's role and the size of the values."""
-        told: dict[str, Any] = {"setting_up": self.pair.setting_up}
-        if self.failed is not None:
-            told["failed"] = self.failed
-        for (sender, size), floods in self.floods.items():
-            told.setdefault(way(sender), {})[str(size)] = {
+        told: dict[str, Any] = {"setting_up": self.setting_up, "links": self.links}
+        for sender, failures in self.failures.items():
+            told[way(sender)] = {"failures": len(failures)}
+            if failures:
+                told[way(sender)]["last_failure"] = failures[-1]
+        for (sender, size), by_round in self.floods.items():
+            floods = list(by_round.values())
+            told[way(sender)][str(size)] = {
+                "rounds": len(floods),
                 "handed_over_per_s": self.figure(sender, size, "handed").as_json(),
                 "arriving_per_s": self.figure(sender, size, "arriving").as_json(),
                 "kB_arriving_per_s": self.figure(sender, size, "arriving").scaled(size / 1000).as_json(),
@@ -80,8 +144,9 @@ class Contestant:
                 "dropped_by_driver": sum(flood.dropped for flood in floods),
             }
         for (sender, load), rounds in self.delays.items():
-            cuts = [statistics.quantiles(delays, n=100, method="inclusive") for delays in rounds]
-            told.setdefault(way(sender), {}).setdefault("delay_ms_of_100_bytes", {})[load] = {
+            cuts = [statistics.quantiles(delays, n=100, method="inclusive") for delays in rounds.values()]
+            told[way(sender)].setdefault("delay_ms_of_100_bytes", {})[load] = {
+                "rounds": len(cuts),
                 "p50": Figure(tuple(cut[49] for cut in cuts)).as_json(),
                 "p99": Figure(tuple(cut[98] for cut in cuts)).as_json(),
             }
@@ -112,25 +177,28 @@ async def measure(
     """All of it, on the adapters `hci0` and up.
 
     `values`: of a flood; `probes`: values whose way is timed; `resource`: bytes; `python`: what runs
-    ble-reticulum. A link that fails is told in the result, with what was measured before. Raises
-    `LinkFailed` when one of ours can't be made.
+    ble-reticulum. Links that fail are told in the result, with what was measured all the same. Raises
+    `LinkFailed` when one of ours can't be made at the beginning; it may come in exception groups.
     """
     results: dict[str, Any] = {"values_in_a_measurement": values}
     with tempfile.TemporaryDirectory(prefix="link-throughput-") as name:
         directory = Path(name)
-        async with AsyncExitStack() as stack:
-            contestants, failed = await _line_up(stack, directory, reference, python, progress)
+        async with plainly(trio.open_nursery()) as nursery:
+            run = _Run(nursery, directory, progress)
+            failed = await run.line_up(reference, python)
             for number in range(1, rounds + 1):
                 # Another one is the first in each round, in case that makes a difference.
-                contestants.append(contestants.pop(0))
+                run.contestants.append(run.contestants.pop(0))
                 progress.say(f"BlueZ, round {number} of {rounds}: values")
-                await _round(contestants, values)
+                await run.floods(number, values)
                 progress.say(f"BlueZ, round {number} of {rounds}: delays")
-                await _delays(contestants, probes)
-        results |= {one.name: one.as_json() for one in contestants}
+                await run.delays(number, probes)
+            for one in run.contestants:
+                await one.unlink()
+        results |= {one.name: one.as_json() for one in run.contestants}
         if failed is not None:
             results[REFERENCE] = {"failed": failed}
-        results["ratios"] = _ratios({one.name: one for one in contestants})
+        results["ratios"] = _ratios({one.name: one for one in run.contestants})
         results["Reticulum"] = await link_goodput.measure(
             open_nodes(directory, {"driver": "bleak"}),
             [{"adapter": "hci0"}, {"adapter": "hci1"}],
@@ -141,104 +209,120 @@ async def measure(
     return results
 
 
-async def _line_up(
-    stack: AsyncExitStack, directory: Path, reference: Reference | None, python: str, progress: Progress
-) -> tuple[list[Contestant], str | None]:
-    """Link the pairs; those that are linked, and what failed at ble-reticulum's."""
-    contestants = []
-    failed = None
-    for number, name in enumerate((REFERENCE, *OURS)):
-        adapters = f"hci{2 * number}", f"hci{2 * number + 1}"
-        if name == REFERENCE:
-            if reference is None:
-                continue
-            if failed := await needs(python, reference):
-                progress.say(f"{name} can't run: {failed}")
-                continue
-            peripheral, central = commands(python, reference, *adapters)
-        else:
-            peripheral, central = ([sys.executable, str(NODE), name, adapter] for adapter in adapters)
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                pair = await stack.enter_async_context(
-                    plainly(open_pair(f"{name}-{attempt}", peripheral, central, directory))
-                )
-            except LinkFailed as error:
-                failed = str(error)
-                progress.say(f"{name}: {failed}")
-                if attempt == ATTEMPTS and name != REFERENCE:
-                    raise
+@dataclass
+class _Run:
+    """The pairs, and where they are."""
+
+    nursery: trio.Nursery
+    directory: Path
+    progress: Progress
+    contestants: list[Contestant] = field(default_factory=list)
+
+    async def line_up(self, reference: Reference | None, python: str) -> str | None:
+        """Link the pairs. What ble-reticulum's needs and lacks, so that it is left out; None: nothing."""
+        failed = None
+        for number, name in enumerate((REFERENCE, *OURS)):
+            adapters = f"hci{2 * number}", f"hci{2 * number + 1}"
+            if name == REFERENCE:
+                if reference is None:
+                    continue
+                if failed := await needs(python, reference):
+                    self.progress.say(f"{name} can't run: {failed}")
+                    continue
+                peripheral, central = commands(python, reference, *adapters)
             else:
-                failed = None
-                pair.setting_up |= {"attempts": attempt}
-                contestants.append(Contestant(name, pair))
-                progress.say(f"{name}: linked")
-                break
-    return contestants, failed
+                peripheral, central = ([sys.executable, str(NODE), name, adapter] for adapter in adapters)
+            one = Contestant(name, adapters, (peripheral, central))
+            self.contestants.append(one)
+            try:
+                await one.linked(self.nursery, self.directory, self.progress)
+            except LinkFailed:
+                if name != REFERENCE:  # that one is tried again in each round
+                    raise
+        return failed
+
+    async def floods(self, number: int, values: int) -> None:
+        """Those of one round."""
+        for sender in ROLES:
+            limits = [
+                limit
+                for one in self.contestants
+                if one.name in OURS
+                and (limit := await self._measured(one, number, sender, _limit)) is not None
+            ]
+            sizes = sorted({min(size, *limits, SIZES[-1]) for size in SIZES} | set(REFERENCE_SIZES))
+            for size in sizes:
+
+                async def flood(pair: Pair, sender: str, size: int = size) -> Flood:
+                    return await pair.flood(sender, size, values)
+
+                for one in self.contestants:
+                    if size not in (REFERENCE_SIZES if one.name == REFERENCE else sizes):
+                        continue
+                    if (outcome := await self._measured(one, number, sender, flood)) is not None:
+                        one.floods.setdefault((sender, size), {})[number] = outcome
+
+    async def delays(self, number: int, probes: int) -> None:
+        """Those of one round."""
+        for sender in ROLES:
+            for load, size in (("idle", 0), ("under bulk", BULK)):
+
+                async def delays(pair: Pair, sender: str, size: int = size) -> list[float]:
+                    return await pair.delays(sender, probes, size)
+
+                for one in self.contestants:
+                    if one.name == REFERENCE:
+                        continue
+                    taken = await self._measured(one, number, sender, delays)
+                    if taken is not None and len(taken) >= 2:  # all may have been lost
+                        one.delays.setdefault((sender, load), {})[number] = taken
+
+    async def _measured(
+        self, one: Contestant, number: int, sender: str, what: Callable[[Pair, str], Awaitable[T]]
+    ) -> T | None:
+        """One measurement; None: it has failed in each of its tries."""
+        for _ in range(TRIES):
+            if one.given_up == (number, sender):
+                return None
+            try:
+                pair = await one.linked(self.nursery, self.directory, self.progress)
+            except LinkFailed as error:
+                one.given_up = number, sender
+                one.failures[sender].append(str(error))
+                return None
+            try:
+                if one.name == REFERENCE and sender == "peripheral":
+                    # Its peripheral knows a central from its first value on, and forgets it every half
+                    # minute, connected or not, until it writes again.
+                    await pair.introduce()
+                return await what(pair, sender)
+            except LinkFailed as error:
+                one.failures[sender].append(str(error))
+                self.progress.say(f"{one.name}, {way(sender)}: {error}")
+                await one.unlink()
+        return None
 
 
-async def _round(contestants: list[Contestant], values: int) -> None:
-    for sender in ROLES:
-        limits = [await _limit(one, sender) for one in _ready(contestants) if one.name in OURS]
-        sizes = sorted({min(size, *limits) for size in SIZES} | set(REFERENCE_SIZES))
-        for size in sizes:
-            for one in _ready(contestants):
-                if size not in (REFERENCE_SIZES if one.name == REFERENCE else sizes):
-                    continue
-                try:
-                    if one.name == REFERENCE and sender == "peripheral":
-                        # Its peripheral forgets each central half a minute after its start, connected or
-                        # not, until that one writes again.
-                        await one.pair.ask("central", "send", "sent", count=1, size=1)
-                    flood = await one.pair.flood(sender, size, values)
-                except LinkFailed as error:
-                    one.failed = str(error)
-                else:
-                    one.floods.setdefault((sender, size), []).append(flood)
-
-
-async def _limit(one: Contestant, sender: str) -> int:
-    """The longest value that it may send; what is to be measured anyway when it has just failed."""
-    try:
-        return await one.pair.limit(sender)
-    except LinkFailed as error:
-        one.failed = str(error)
-        return max(SIZES)
-
-
-async def _delays(contestants: list[Contestant], probes: int) -> None:
-    for sender in ROLES:
-        for load, size in (("idle", 0), ("under bulk", BULK)):
-            for one in _ready(contestants):
-                if one.name == REFERENCE:
-                    continue
-                try:
-                    delays = await one.pair.delays(sender, probes, size)
-                except LinkFailed as error:
-                    one.failed = str(error)
-                else:
-                    if len(delays) >= 2:  # all may have been lost
-                        one.delays.setdefault((sender, load), []).append(delays)
-
-
-def _ready(contestants: list[Contestant]) -> Iterator[Contestant]:
-    return (one for one in contestants if one.failed is None)
+async def _limit(pair: Pair, sender: str) -> int:
+    """The longest value that it may send."""
+    return await pair.limit(sender)
 
 
 def _ratios(by_name: dict[str, Contestant]) -> dict[str, Any]:
-    """Of ours by sockets to each of the others: speeds round by round, seconds of the processor in all, where
-    there are enough to tell. One that has failed is compared in the rounds before.
+    """Of ours by sockets to each of the others, in the rounds that both have: speeds round by round, seconds
+    of the processor in all, where there are enough to tell.
     """
     ours = by_name["sockets"]
     ratios: dict[str, Any] = {}
     for name, one in by_name.items():
         for sender, size in one.floods if one is not ours else ():
-            pairs = list(zip(ours.floods.get((sender, size), ()), one.floods[sender, size], strict=False))
-            if not pairs:
+            by_round = [side.floods.get((sender, size), {}) for side in (ours, one)]
+            shared = sorted(by_round[0].keys() & by_round[1].keys())
+            if not shared:
                 continue
-            mine, theirs = ([pair[which] for pair in pairs] for which in (0, 1))
+            mine, theirs = ([floods[number] for number in shared] for floods in by_round)
             ratios.setdefault(f"sockets to {name}", {}).setdefault(way(sender), {})[str(size)] = {
-                "rounds": len(pairs),
+                "rounds": len(shared),
                 **{what: _faster(mine, theirs, what) for what in ("handed", "arriving")},
                 **{what: _cheaper(mine, theirs, what) for what in CPU},
             }

@@ -16,6 +16,7 @@ import trio
 
 from rns_ble.cli.demo.network import Process, ProcessFailedError
 from rns_ble.cli.errors import CommandError
+from rns_ble.drivers.asyncio_loop import plainly
 
 DEADLINE: Final = 60.0
 """Seconds for one step of a process: to start, to connect, to hand over all values of a flood."""
@@ -103,6 +104,13 @@ class Pair:
         told = await self.ask("central", "connect", "connected", address=address)
         self.setting_up = {name: value for name, value in told.items() if name != "event"}
 
+    async def introduce(self) -> None:
+        """Have a value of one byte go from the central to the peripheral. Raises `LinkFailed`."""
+        await self.ask("peripheral", "begin", "began", size=1)
+        await self.ask("central", "send", "sent", count=1, size=1)
+        if not (await self._arrived("peripheral", 1))["values"]:
+            raise LinkFailed(f"{self.name}: a value of one byte has not arrived")
+
     # --- what is measured ---
 
     async def flood(self, sender: str, size: int, count: int) -> Flood:
@@ -133,7 +141,7 @@ class Pair:
         for role in self._ends:
             await self.ask(role, "begin", "began", size=size)
         await self.ask(sender, "probe", "probed", count=count, every=PROBE_EVERY, size=size)
-        return [float(one) for one in (await self._arrived(receiver))["delays"]]
+        return [float(one) for one in (await self._arrived(receiver, None if size else count))["delays"]]
 
     async def limit(self, sender: str) -> int:
         """The longest value that this role may send, in bytes. Raises `LinkFailed`."""
@@ -164,8 +172,7 @@ async def open_pair(
 ) -> AsyncIterator[Pair]:
     """Start both (`peripheral`, `central`: their commands) and link them. At the end both are gone.
 
-    `directory`: where their logs go. Raises `LinkFailed`, and `OSError` when a command can't be started; both
-    may come in exception groups.
+    `directory`: where their logs go. Raises `LinkFailed`, and `OSError` when a command can't be started.
     """
     changes = trio.lowlevel.ParkingLot()
     ends = {
@@ -173,7 +180,7 @@ async def open_pair(
         for role, command in (("peripheral", peripheral), ("central", central))
     }
     pair = Pair(name, ends, changes)
-    async with trio.open_nursery() as nursery:
+    async with plainly(trio.open_nursery()) as nursery:
         for role in ends:
             await nursery.start(pair.run, role)
         await pair.connect()

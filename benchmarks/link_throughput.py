@@ -28,7 +28,7 @@ from typing import Any, Final
 
 import trio
 from link_reference import PYTHON, REFERENCE
-from measuring import arguments_of, at_least_one, setting, table
+from measuring import arguments_of, at_least_one, check_reference_python, readable_output, setting, table
 
 from rns_ble.cli.errors import CommandError
 from rns_ble.cli.progress import Progress
@@ -44,9 +44,9 @@ WAYS: Final = ("sockets", "radio", "bluez")
 
 IN_GUEST: Final = bool(os.environ.get("RNS_BLE_BTLAB"))
 
-SECONDS_A_ROUND: Final = 600
+SECONDS_A_ROUND: Final = 900
 """The guest's time limit, for each round: 100 were seen with 5.66 and, with fewer values and on a busy
-machine, 170 with 5.82."""
+machine, 170 with 5.82. Links that fail take a minute each."""
 
 SECONDS_ASIDE: Final = 600
 """And for everything that is not done in each round."""
@@ -85,11 +85,15 @@ def arguments() -> argparse.Namespace:
         help="a Resource's size (262144)",
     )
     parser.add_argument(
-        "--reference-python", default=PYTHON, metavar="PROGRAM", help=f"what runs ble-reticulum ({PYTHON})"
+        "--reference-python",
+        default=PYTHON,
+        metavar="PROGRAM",
+        help=f"what runs ble-reticulum ({PYTHON})",
     )
     chosen = parser.parse_args()
     if min(chosen.values, chosen.probes) < 2:
         parser.error("--values and --probes start at 2: a speed needs two, and so does a spread")
+    check_reference_python(parser, chosen)
     bluez = IN_GUEST or chosen.guest is not None
     chosen.on = tuple(dict.fromkeys(chosen.on or (WAYS if bluez else ("sockets", "radio"))))
     if "bluez" in chosen.on and not bluez:
@@ -199,11 +203,12 @@ def main() -> None:
         **setting("link_throughput", chosen.reference, rounds=chosen.rounds),
         **results,
     }
-    if chosen.json:
-        print(json.dumps(told))
-        return
-    print(f"medians of {chosen.rounds} rounds, on {told['machine']}\n")
-    print(table(("", "median", "least", "most"), list(figures(results))))
+    with readable_output():
+        if chosen.json:
+            print(json.dumps(told))
+            return
+        print(f"medians of {chosen.rounds} rounds, on {told['machine']}\n")
+        print(table(("", "median", "least", "most"), list(figures(results))))
 
 
 if __name__ == "__main__":

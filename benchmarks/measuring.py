@@ -9,12 +9,16 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
+import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -81,10 +85,32 @@ def arguments_of(description: str, *, rounds: int) -> argparse.ArgumentParser:
 
 def at_least_one(text: str) -> int:
     """For `argparse`: a whole number from 1 on."""
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")
     return number
+
+
+def check_reference_python(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """End as for a bad argument when ble-reticulum is to run with a program that is not there."""
+    if arguments.reference is not None and shutil.which(arguments.reference_python) is None:
+        parser.error(f"--reference-python: {arguments.reference_python} is no program that can be run here")
+
+
+@contextmanager
+def readable_output() -> Iterator[None]:
+    """Whoever reads our output may end first, as `head` does. The program ends then, and says nothing."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or the interpreter complains at its end
+        sys.exit(1)
 
 
 def setting(benchmark: str, reference: Reference | None = None, **more: Any) -> dict[str, Any]:
@@ -103,6 +129,7 @@ def setting(benchmark: str, reference: Reference | None = None, **more: Any) -> 
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "machine": processor(),
         "system": platform.system(),
+        "measured_on": datetime.now(UTC).date().isoformat(),
         **more,
     }
 

@@ -21,7 +21,7 @@ from itertools import count
 from typing import Any
 
 import trio
-from measuring import setting
+from measuring import readable_output, setting
 
 from rns_ble.flows import flow_of
 from rns_ble.mailbox import NO_FLOW
@@ -217,28 +217,31 @@ def main() -> None:
         }
         for att_mtu in ATT_MTUS
     }
-    if arguments.json:
-        about = setting(
-            "overload",
-            values_per_second=arguments.rate,
-            resources=arguments.resources,
-            seconds=arguments.seconds,
-            rounds=arguments.rounds,
-        )
-        print(json.dumps({**about, "by_att_mtu": results}))
-        return
-    print(f"ms from put to air at {arguments.rate:g} values a second; Resources: {arguments.resources}\n")
-    print(f"{'ATT MTU':>7}  {'':22}{'by arrival':>15}{'by turns':>17}")
-    print(f"{'':7}  {'':22}{'median':>8}{'p99':>7}{'median':>10}{'p99':>7}")
-    for att_mtu, by_order in results.items():
-        for what in SMALL:
-            cells = [by_order[order]["wait_ms"][what] for order in ("arrival", "turns")]
-            figures = "".join(f"{c['median']:>{w}}{c['p99']:>7}" for c, w in zip(cells, (8, 10), strict=True))
-            print(f"{att_mtu:>7}  {what:22}{figures}")
-        parts = [by_order[order]["parts_per_second"] for order in ("arrival", "turns")]
-        print(f"{att_mtu:>7}  {'parts a second':22}{parts[0]:>15}{parts[1]:>17}")
-        drops = [by_order[order]["dropped"] for order in ("arrival", "turns")]
-        print(f"{att_mtu:>7}  {'packets dropped':22}{drops[0]:>15}{drops[1]:>17}")
+    with readable_output():
+        if arguments.json:
+            about = setting(
+                "overload",
+                values_per_second=arguments.rate,
+                resources=arguments.resources,
+                seconds=arguments.seconds,
+                rounds=arguments.rounds,
+            )
+            print(json.dumps({**about, "by_att_mtu": results}))
+            return
+        print(f"ms from put to air at {arguments.rate:g} values a second; Resources: {arguments.resources}\n")
+        print(f"{'ATT MTU':>7}  {'':22}{'by arrival':>15}{'by turns':>17}")
+        print(f"{'':7}  {'':22}{'median':>8}{'p99':>7}{'median':>10}{'p99':>7}")
+        for att_mtu, by_order in results.items():
+            for what in SMALL:
+                cells = [by_order[order]["wait_ms"][what] for order in ("arrival", "turns")]
+                figures = "".join(
+                    f"{c['median']:>{w}}{c['p99']:>7}" for c, w in zip(cells, (8, 10), strict=True)
+                )
+                print(f"{att_mtu:>7}  {what:22}{figures}")
+            parts = [by_order[order]["parts_per_second"] for order in ("arrival", "turns")]
+            print(f"{att_mtu:>7}  {'parts a second':22}{parts[0]:>15}{parts[1]:>17}")
+            drops = [by_order[order]["dropped"] for order in ("arrival", "turns")]
+            print(f"{att_mtu:>7}  {'packets dropped':22}{drops[0]:>15}{drops[1]:>17}")
 
 
 if __name__ == "__main__":

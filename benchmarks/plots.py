@@ -1,4 +1,4 @@
-"""The pictures of docs/performance, from the results that are kept there."""
+"""The pictures of a folder of results, docs/performance or another."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import Any, Final
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-RESULTS: Final = Path(__file__).resolve().parents[1] / "docs" / "performance"
-
 COLOURS: Final = ("#4051b5", "#b0b7e0", "#c75b12", "#eac1a3")
 
 PACKET: Final = "500"
@@ -23,8 +21,8 @@ SIZES: Final = ("20", "244", "505")
 """Bytes of the values that are drawn, on BlueZ: ble-reticulum sends no longer ones there."""
 
 
-def draw_all() -> None:
-    """Every picture of which there is a result."""
+def draw_all(folder: Path) -> list[str]:
+    """Every picture of which there is a result; those that lack a figure for it, a line for each."""
     mpl.use("svg")
     mpl.rcParams.update(
         {
@@ -38,25 +36,29 @@ def draw_all() -> None:
         }
     )
     pictures = {"codec": codec, "bridge": bridge, "bluez": bluez, "waiting": waiting, "mesh": mesh}
+    lacking = []
     for name, draw in pictures.items():
-        if (result := kept(name)) is not None:
-            draw(result)
+        if (result := kept(folder, name)) is None:
+            continue
+        try:
+            figure = draw(result)
+        except (KeyError, ValueError) as error:
+            lacking.append(f"{name}.svg: it lacks {error}")
+            continue
+        finally:
+            plt.close("all")
+        figure.get_layout_engine().set(rect=(0, 0.06, 1, 0.94))  # room for the line below
+        made_on = f"rns_ble {result['versions']['rns_ble']}, {result['python']}"
+        made_on += f", {result['machine']}, {result['system']}"
+        figure.text(0.995, 0.01, made_on, ha="right", va="bottom", size=7, color="#777777")
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    return lacking
 
 
-def kept(name: str) -> dict[str, Any] | None:
+def kept(folder: Path, name: str) -> dict[str, Any] | None:
     """A result; None: it was never measured."""
-    path = RESULTS / f"{name}.json"
+    path = folder / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else None
-
-
-def _save(figure: Any, name: str, result: Mapping[str, Any]) -> None:
-    figure.get_layout_engine().set(rect=(0, 0.06, 1, 0.94))  # room for the line below
-    made_on = ", ".join(
-        (f"rns_ble {result['versions']['rns_ble']}", result["python"], result["machine"], result["system"])
-    )
-    figure.text(0.995, 0.01, made_on, ha="right", va="bottom", size=7, color="#777777")
-    figure.savefig(RESULTS / f"{name}.svg", metadata={"Date": None})
-    plt.close(figure)
 
 
 def _bars(axes: Any, index: int, of: int, figures: Sequence[Mapping[str, float]], label: str) -> None:
@@ -77,7 +79,7 @@ def _bars(axes: Any, index: int, of: int, figures: Sequence[Mapping[str, float]]
     )
 
 
-def codec(result: dict[str, Any]) -> None:
+def codec(result: dict[str, Any]) -> Any:
     """Packets a second, by the longest value."""
     figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
     by_limit = result["by_packet"][PACKET]
@@ -94,10 +96,10 @@ def codec(result: dict[str, Any]) -> None:
     axes.set_xticks(range(len(by_limit)), by_limit)
     axes.set(xlabel="longest value (bytes)", ylabel="packets a second", yscale="log")
     figure.legend(ncols=4, loc="outside upper center")
-    _save(figure, "codec", result)
+    return figure
 
 
-def bridge(result: dict[str, Any]) -> None:
+def bridge(result: dict[str, Any]) -> Any:
     """Packets a second, and delays, by the number of peers."""
     figure, (rates, delays) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     by_peers = result["by_peers"]
@@ -112,10 +114,10 @@ def bridge(result: dict[str, Any]) -> None:
         axes.legend(loc="upper left")
     rates.set(ylabel="packets a second")
     delays.set(ylabel="ms, at 1,000 packets a second in all")
-    _save(figure, "bridge", result)
+    return figure
 
 
-def bluez(result: dict[str, Any]) -> None:
+def bluez(result: dict[str, Any]) -> Any:
     """Values a second on the real BlueZ, as they arrive."""
     ways = {"sockets": "sockets", "calls": "D-Bus calls", "ble-reticulum": "ble-reticulum"}
     measured = {way: result["bluez"][way] for way in ways if way in result["bluez"]}
@@ -132,10 +134,10 @@ def bluez(result: dict[str, Any]) -> None:
         axes.title.set_size(9)
     panels[0].set(ylabel="values a second")
     figure.legend(*panels[0].get_legend_handles_labels(), ncols=3, loc="outside upper center")
-    _save(figure, "bluez", result)
+    return figure
 
 
-def waiting(result: dict[str, Any]) -> None:
+def waiting(result: dict[str, Any]) -> Any:
     """Seconds to the air for small packets behind a Resource."""
     by_mtu = result["by_att_mtu"]
     figure, panels = plt.subplots(1, len(by_mtu), figsize=(8, 3.2), sharey=True, layout="constrained")
@@ -152,10 +154,10 @@ def waiting(result: dict[str, Any]) -> None:
         axes.set_yticks(range(len(kinds)), kinds)
         axes.set(title=f"ATT MTU {mtu}", xlabel="s to the air")
     figure.legend(*panels[0].get_legend_handles_labels(), ncols=2, loc="outside upper center")
-    _save(figure, "waiting", result)
+    return figure
 
 
-def mesh(result: dict[str, Any]) -> None:
+def mesh(result: dict[str, Any]) -> Any:
     """How meshes of many sizes come together."""
     shown = {
         "time_to_connected": "s until all are in one piece",
@@ -171,4 +173,4 @@ def mesh(result: dict[str, Any]) -> None:
         axes.plot(*zip(*points, strict=True), ".", color=COLOURS[2])
         axes.set(xlabel="nodes", title=label, ylim=(0, 1.15 * max(value for _, value in points)))
         axes.title.set_size(9)
-    _save(figure, "mesh", result)
+    return figure

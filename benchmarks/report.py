@@ -1,12 +1,15 @@
 """Every benchmark in one go: results, a table and pictures in docs/performance, and whether it holds.
 
-The settings are short ones, some minutes in all; `--long` takes half an hour and more, and is what figures
-in the documents are from. `--guest` measures on the real BlueZ as well, in the laboratory's guest
+The settings are short ones, some minutes in all, and what they give goes to docs/performance/short. `--long`
+takes half an hour and more and writes docs/performance itself, which figures in the documents are from; no
+short run touches it. `--guest` measures on the real BlueZ as well, in the laboratory's guest
 (docs/bluez-lab.md), and `--reference` ble-reticulum beside it (link_reference.py tells what that needs).
 
-What has to hold are ratios of one run. One that does not is an error, when all else is written.
+What has to hold are ratios of one run. One that does not is an error, and so are one that this run should
+have measured and has not, and a benchmark that fails; the others are measured, written and drawn all the
+same. What was not measured in this run is looked at as it is kept, and says so.
 
-    python benchmarks/report.py [--long] [--only NAME]... [--guest 5.66|5.82]
+    python benchmarks/report.py [--long] [--only NAME]... [--draw] [--into FOLDER] [--guest 5.66|5.82]
         [--reference PATH --reference-python PROGRAM]
 """
 
@@ -17,15 +20,19 @@ import json
 import operator
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import plots
-from measuring import Reference, setting
+from measuring import Reference, check_reference_python, setting
 
 HERE: Final = Path(__file__).resolve().parent
+
+PUBLISHED: Final = HERE.parent / "docs" / "performance"
+SHORT: Final = PUBLISHED / "short"
 
 FIGURE: Final = {"median", "least", "most"}
 
@@ -53,6 +60,8 @@ class Part:
         settings = list(self.long if chosen.long else self.short)
         if chosen.guest is not None and (self.guest or self.guest_too):
             settings += ["--guest", chosen.guest]
+            if self.guest_too and not chosen.long:
+                settings += ["--part", "bluez"]
         if chosen.reference is not None and self.reference:
             settings += ["--reference", str(chosen.reference.checkout)]
             if chosen.guest is not None and (self.guest or self.guest_too):
@@ -72,15 +81,15 @@ PARTS: Final = (
     Part(
         "bluez",
         "link_throughput.py",
-        ("--on", "bluez", "--rounds", "1", "--values", "200", "--probes", "20", "--resource", "65536"),
-        ("--on", "bluez", "--rounds", "5"),
+        ("--on", "bluez", "--rounds", "1", "--values", "1500", "--probes", "20", "--resource", "65536"),
+        ("--on", "bluez", "--rounds", "5", "--values", "1500"),
         reference=True,
         guest=True,
     ),
     Part(
         "setup",
         "setup_time.py",
-        ("--rounds", "2", "--part", "radio", "--part", "start", "--part", "imports", "--part", "bluez"),
+        ("--rounds", "2", "--part", "radio", "--part", "start", "--part", "imports"),
         ("--rounds", "5"),
         reference=True,
         guest_too=True,
@@ -91,10 +100,20 @@ PARTS: Final = (
 )
 
 
+class BenchmarkFailed(Exception):
+    """It has printed no result."""
+
+
 def benchmark(script: str, *settings: str) -> dict[str, Any]:
-    """Run one; its progress goes where ours does."""
+    """Run one; its progress goes where ours does. One that has measured what does not hold prints it all the
+    same, and the demands below look at it. Raises `BenchmarkFailed`.
+    """
     command = [sys.executable, str(HERE / script), "--json", *settings]
-    result: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    outcome = subprocess.run(command, check=False, stdout=subprocess.PIPE)
+    try:
+        result: dict[str, Any] = json.loads(outcome.stdout)
+    except ValueError:
+        raise BenchmarkFailed(f"{script} failed with exit status {outcome.returncode}") from None
     return result
 
 
@@ -110,29 +129,32 @@ def storms(long: bool) -> dict[str, Any]:
 # --- what has to hold ---
 
 
+GUEST, REFERENCE = "--guest", "--reference"
+
+
 @dataclass(frozen=True)
 class Demand:
-    """A ratio, of figures of one run, and its bound."""
+    """A ratio, or a count, of figures of one run, and its bound."""
 
     what: str
     result: str
     ratio: Callable[[dict[str, Any]], float]
     bound: float
     holds: Callable[[float, float], bool] = field(default=operator.ge)
+    needs: tuple[str, ...] = ()
+    """Options without which its figures are not measured."""
 
-    def look(self) -> tuple[float, bool] | None:
-        """The ratio, and whether it holds; None where it was not measured."""
-        result = plots.kept(self.result)
+    def value(self, result: dict[str, Any] | None) -> float | None:
+        """None where it is not in the result, or where the figures are too few to tell."""
         try:
-            value = None if result is None else self.ratio(result)
-        except (KeyError, ValueError, ZeroDivisionError):
-            value = None
-        return None if value is None else (value, self.holds(value, self.bound))
+            return None if result is None else float(self.ratio(result))
+        except (KeyError, TypeError, ValueError, ZeroDivisionError):
+            return None
 
     @property
     def text(self) -> str:
         """The bound."""
-        return f"{'at least' if self.holds is operator.ge else 'at most'} {self.bound:g}"
+        return f"{'at least' if self.holds is operator.ge else 'at most'} {self.bound:.3g}"
 
 
 def _codec(what: str, per: str, limit: str) -> Callable[[dict[str, Any]], float]:
@@ -143,13 +165,12 @@ def _codec(what: str, per: str, limit: str) -> Callable[[dict[str, Any]], float]
     return ratio
 
 
-def _bluez(size: str, per: str) -> Callable[[dict[str, Any]], float]:
+def _bluez(per: str, size: str, what: str) -> Callable[[dict[str, Any]], float]:
+    """Of the rounds that both sides have."""
+
     def ratio(result: dict[str, Any]) -> float:
-        ways = result["bluez"]
-        one, two = (
-            ways[way]["central to peripheral"][size]["arriving_per_s"]["median"] for way in ("sockets", per)
-        )
-        return float(one / two)
+        found = result["bluez"]["ratios"][f"sockets to {per}"]["central to peripheral"][size][what]
+        return float(found["median"] if isinstance(found, dict) else found)
 
     return ratio
 
@@ -158,6 +179,10 @@ def _waiting(result: dict[str, Any]) -> float:
     orders = result["by_att_mtu"]["517"]
     one, two = (orders[order]["wait_ms"]["link request"]["median"] for order in ("turns", "arrival"))
     return float(one / two)
+
+
+def _storms(which: Callable[[list[float]], float], key: str) -> Callable[[dict[str, Any]], float]:
+    return lambda result: which([float(run[key]) for run in result["runs"]])
 
 
 def _setup(times: str) -> Callable[[dict[str, Any]], float]:
@@ -172,9 +197,15 @@ def _setup(times: str) -> Callable[[dict[str, Any]], float]:
 
 DEMANDS: Final = (
     *(
-        Demand(f"fragment, per {per}, values of {limit}", "codec", _codec("fragment", per, limit), bound)
+        Demand(
+            f"fragment, per {per}, values of {limit}",
+            "codec",
+            _codec("fragment", per, limit),
+            bound,
+            needs=needs,
+        )
         for limit in ("20", "182", "244", "512")
-        for per, bound in (("floor", 0.8), ("reference", 3.0))
+        for per, bound, needs in (("floor", 0.8, ()), ("reference", 3.0, (REFERENCE,)))
     ),
     *(
         Demand(
@@ -182,13 +213,25 @@ DEMANDS: Final = (
             "codec",
             _codec("in order", "reference", limit),
             4.0,
+            needs=(REFERENCE,),
         )
         for limit in ("20", "182", "244", "512")
     ),
     *(
-        Demand(f"BlueZ, sockets per {per}, values of {size}", "bluez", _bluez(size, per), bound)
+        Demand(
+            f"BlueZ, {what}, sockets per {per}, values of {size}",
+            "bluez",
+            _bluez(per, size, key),
+            bound,
+            holds,
+            needs,
+        )
         for size in ("244", "505")
-        for per, bound in (("calls", 1.5), ("ble-reticulum", 2.0))
+        for what, key, per, bound, holds, needs in (
+            ("values a second", "arriving", "calls", 1.5, operator.ge, (GUEST,)),
+            ("values a second", "arriving", "ble-reticulum", 2.0, operator.ge, (GUEST, REFERENCE)),
+            ("sender's processor", "sender_cpu", "ble-reticulum", 1 / 3, operator.le, (GUEST, REFERENCE)),
+        )
     ),
     *(
         Demand(
@@ -197,11 +240,12 @@ DEMANDS: Final = (
             _setup(times),
             1 / 3,
             operator.le,
+            (GUEST, REFERENCE),
         )
         for times in ("cold", "reconnect")
     ),
     Demand(
-        "import of the interface, per RNS",
+        "import of the interface on top of RNS, per RNS",
         "setup",
         lambda result: result["imports"]["RNS, the interface"]["after_rns_per_rns"]["median"],
         1.5,
@@ -214,12 +258,15 @@ DEMANDS: Final = (
         0.5,
         operator.le,
     ),
-    Demand(
-        "attempts per link, all storms",
-        "mesh",
-        lambda result: max(run["attempts_per_link"] for run in result["runs"]),
-        1.5,
-        operator.le,
+    *(
+        Demand(f"all storms: {what}", "mesh", _storms(which, key), bound, holds)
+        for what, which, key, bound, holds in (
+            ("attempts per link", max, "attempts_per_link", 1.5, operator.le),
+            ("healthy peers left alone", max, "healthy_blacklisted", 0, operator.le),
+            ("in one piece at the end (1: yes)", min, "connected", 1, operator.ge),
+            ("attempts at once at one address", max, "max_concurrent_attempts_per_address", 1, operator.le),
+            ("attempts a minute in the end", max, "attempts_per_minute_steady", 0, operator.le),
+        )
     ),
 )
 
@@ -239,34 +286,59 @@ def rows(result: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[s
             yield ", ".join(here), f"{inner:,g}" if isinstance(inner, float) else str(inner), ""
 
 
-ABOUT: Final = {"benchmark", "versions", "python", "machine", "system"}
+ABOUT: Final = {"benchmark", "versions", "python", "machine", "system", "measured_on"}
 """What a result says of itself."""
 
 
-def write_table() -> list[str]:
-    """docs/performance/results.md; the demands that do not hold."""
+def look(folder: Path, measured: Collection[str], given: Collection[str]) -> tuple[list[str], list[str]]:
+    """Rows of the table of what has to hold, and what is wrong with them, a line for each.
+
+    `measured`: results of this run, with the options `given`.
+    """
+    lines, wrong = [], []
+    for demand in DEMANDS:
+        result = plots.kept(folder, demand.result)
+        value = demand.value(result)
+        now = demand.result in measured and all(option in given for option in demand.needs)
+        if now:
+            when = "in this run"
+        elif result is not None and value is not None and demand.result not in measured:
+            when = f"not now; rns_ble {result['versions']['rns_ble']}, {result.get('measured_on', 'undated')}"
+        else:
+            when = f"not now; needs {' and '.join(demand.needs)}" if demand.needs else "not now"
+        if value is None:
+            shown, holds = "", "**missing**" if now else ""
+            if now:
+                wrong.append(f"{demand.what}: missing, or too little to tell")
+        else:
+            shown, holds = f"{value:.2f}", "yes"
+            if not demand.holds(value, demand.bound):
+                holds = "**no**"
+                wrong.append(f"{demand.what}: {value:.2f}, {demand.text} ({when})")
+        lines.append(f"| {demand.what} | {demand.text} | {shown} | {holds} | {when} |")
+    return lines, wrong
+
+
+def write_table(folder: Path, lines: list[str]) -> None:
+    """results.md, with these rows of what has to hold."""
     lines = [
         "# Results",
         "",
         "Written by `nox -s bench`, which measures anew; what each figure means is said in the benchmark.",
         "",
-        "| what has to hold | | ratio | holds |",
-        "|---|---|---|---|",
+        "| what has to hold | | ratio | holds | measured |",
+        "|---|---|---|---|---|",
+        *lines,
     ]
-    failed = []
-    for demand in DEMANDS:
-        if (looked := demand.look()) is None:
-            continue
-        value, holds = looked
-        lines.append(f"| {demand.what} | {demand.text} | {value:.2f} | {'yes' if holds else '**no**'} |")
-        if not holds:
-            failed.append(f"{demand.what}: {value:.2f}, {demand.text}")
     for name in (*(part.name for part in PARTS), "mesh"):
-        if (result := plots.kept(name)) is None:
+        if (result := plots.kept(folder, name)) is None:
             continue
         versions = ", ".join(f"{package} {version}" for package, version in result["versions"].items())
         lines += ["", f"## {name}", "", f"`benchmarks/{result['benchmark']}.py` with {result['python']} on "]
-        lines[-1] += f"{result['machine']}, {result['system']}: {versions}."
+        lines[-1] += f"{result['machine']}, {result['system']}"
+        if "measured_on" in result:
+            lines[-1] += f", {result['measured_on']}"
+        lines[-1] += f": {versions}."
         shown = {key: value for key, value in result.items() if key not in ABOUT}
         if name == "codec":  # or there would be a thousand of them
             shown["by_packet"] = {plots.PACKET: shown["by_packet"][plots.PACKET]}
@@ -274,44 +346,85 @@ def write_table() -> list[str]:
             shown = {f"{run['nodes']} nodes, seed {run['seed']}": run for run in result["runs"]}
         lines += ["", "| figure | median | from, to |", "|---|---|---|"]
         lines += [f"| {what} | {median} | {spread} |" for what, median, spread in rows(shown)]
-    (plots.RESULTS / "results.md").write_text("\n".join(lines) + "\n")
-    return failed
+    (folder / "results.md").write_text("\n".join(lines) + "\n")
+
+
+# --- all of it ---
+
+
+def arguments() -> argparse.Namespace:
+    """Of the command line. `into`: where results go."""
+    names = [*(part.name for part in PARTS), "mesh"]
+    parser = argparse.ArgumentParser(
+        description="Every benchmark, its figures, pictures and what has to hold."
+    )
+    parser.add_argument("--long", action="store_true", help="settings for figures that are published")
+    parser.add_argument("--only", action="append", choices=names, help="only this one; may be repeated")
+    parser.add_argument(
+        "--draw", action="store_true", help="measure nothing: draw and write what is published"
+    )
+    parser.add_argument(
+        "--into", type=Path, metavar="FOLDER", help=f"where it goes ({SHORT}; with --long {PUBLISHED})"
+    )
+    parser.add_argument("--guest", choices=("5.66", "5.82"), help="measure on this BlueZ, too")
+    parser.add_argument("--reference", type=Reference, metavar="PATH", help="a checkout of ble-reticulum")
+    parser.add_argument(
+        "--reference-python",
+        default="/usr/bin/python3",
+        metavar="PROGRAM",
+        help="what runs it (/usr/bin/python3)",
+    )
+    chosen = parser.parse_args()
+    check_reference_python(parser, chosen)
+    chosen.into = chosen.into or (PUBLISHED if chosen.long or chosen.draw else SHORT)
+    if chosen.into.resolve() == PUBLISHED and not (chosen.long or chosen.draw):
+        parser.error(f"{PUBLISHED} is for --long: short settings would take the place of long ones there")
+    chosen.wanted = () if chosen.draw else chosen.only or names
+    return chosen
+
+
+def measure(chosen: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The results that are new, and the benchmarks that have failed, a line for each."""
+    runs = {part.name: (part.script, partial(part.run, chosen)) for part in PARTS}
+    runs["mesh"] = "storm.py", partial(storms, chosen.long)
+    measured, failed = [], []
+    for name, (script, run) in runs.items():
+        if name not in chosen.wanted:
+            continue
+        if chosen.guest is None and any(part.guest for part in PARTS if part.name == name):
+            print(f"{name}: left out; it needs the laboratory's guest: --guest 5.66", file=sys.stderr)
+            continue
+        print(f"{name}: {script}", file=sys.stderr)
+        try:
+            result = run()
+        except BenchmarkFailed as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            failed.append(f"{name}: {error}")
+        else:
+            kept = {"settings": "long" if chosen.long else "short", **result}
+            (chosen.into / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
+            measured.append(name)
+    return measured, failed
 
 
 def main() -> None:
     """Measure, write, draw, look."""
-    names = [*(part.name for part in PARTS), "mesh"]
-    parser = argparse.ArgumentParser(description="Every benchmark, into docs/performance.")
-    parser.add_argument("--long", action="store_true", help="settings for figures that are published")
-    parser.add_argument("--only", action="append", choices=names, help="only this one; may be repeated")
-    parser.add_argument("--draw", action="store_true", help="measure nothing: draw and write what is kept")
-    parser.add_argument("--guest", choices=("5.66", "5.82"), help="measure on this BlueZ, too")
-    parser.add_argument("--reference", type=Reference, metavar="PATH", help="a checkout of ble-reticulum")
-    parser.add_argument(
-        "--reference-python", default="/usr/bin/python3", metavar="PROGRAM", help="what runs it"
-    )
-    chosen = parser.parse_args()
-    wanted = [] if chosen.draw else chosen.only or names
-    plots.RESULTS.mkdir(exist_ok=True)
-    for part in PARTS:
-        if part.name not in wanted:
-            continue
-        if part.guest and chosen.guest is None:
-            print(f"{part.name}: left out; it needs the laboratory's guest: --guest 5.66", file=sys.stderr)
-            continue
-        print(f"{part.name}: {part.script}", file=sys.stderr)
-        keep(part.name, part.run(chosen))
-    if "mesh" in wanted:
-        print("mesh: storm.py", file=sys.stderr)
-        keep("mesh", storms(chosen.long))
-    plots.draw_all()
-    if failed := write_table():
-        sys.exit("\n".join(["does not hold:", *failed]))
-
-
-def keep(name: str, result: dict[str, Any]) -> None:
-    """NAME.json."""
-    (plots.RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    chosen = arguments()
+    chosen.into.mkdir(parents=True, exist_ok=True)
+    if chosen.into == SHORT:
+        (SHORT / ".gitignore").write_text("*\n")
+    measured, wrong = measure(chosen)
+    wrong += plots.draw_all(chosen.into)
+    given = [
+        option
+        for option, value in ((GUEST, chosen.guest), (REFERENCE, chosen.reference))
+        if value is not None
+    ]
+    lines, does_not_hold = look(chosen.into, measured, given)
+    write_table(chosen.into, lines)
+    print(f"written to {chosen.into}", file=sys.stderr)
+    if wrong := wrong + does_not_hold:
+        sys.exit("\n".join(["does not hold:", *wrong]))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import trio
-from measuring import Figure, arguments_of, setting, table
+from bluez_devices import forget_devices
+from measuring import Figure, arguments_of, check_reference_python, readable_output, setting, table
 
 from rns_ble.cli.demo.network import Process, ProcessFailedError, write_configuration
 from rns_ble.cli.install import SHIM
@@ -76,6 +77,9 @@ SETTLED: Final = 10.0
 GUEST_TIMEOUT: Final = 1200.0
 """Seconds for a part in a guest, unless it hangs."""
 
+IDLE_MAXIMUM: Final = 900.0
+"""Seconds of idling that fit in a part's time in a guest."""
+
 GOODBYE_TIMEOUT: Final = 8.0
 """Seconds from SIGTERM to SIGKILL: an interface may take 5 s to close its links."""
 
@@ -91,6 +95,17 @@ DEFAULT_PLACES: Final = 7
 
 TICK: Final = 1.0 / os.sysconf("SC_CLK_TCK")
 """Seconds; what /proc/PID/stat counts in."""
+
+
+def seconds_to_wait(text: str) -> float:
+    """For `argparse`: a time that ends."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+    if not 0 < seconds <= IDLE_MAXIMUM:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and up to {IDLE_MAXIMUM:g}")
+    return seconds
 
 
 def say(what: str) -> None:
@@ -173,7 +188,8 @@ async def on_bluez(rounds: int, sides: Mapping[str, Sequence[str]], directory: P
     for number in range(1, rounds + 1):
         for name, command in sides.items():
             say(f"bluez, round {number} of {rounds}, {name}")
-            await forget_devices()
+            for stays in await forget_devices():
+                say(stays)
             try:
                 await _round_on_bluez(links[name], command, directory)
             except* (ProcessFailedError, trio.TooSlowError) as group:
@@ -221,22 +237,6 @@ async def _told(process: Process, event: str, within: float, since: int = 0) -> 
     failed = [str(told.get("why")) for told in process.events[since:] if told["event"] == "failed"]
     why = f"; it said: {'; '.join(failed)}" if failed else ""
     raise process.failure(f"has not told {event!r} within {within:g} s{why}")
-
-
-async def forget_devices() -> None:
-    """Have BlueZ forget all devices of all adapters, and what it knows of their services."""
-    from rns_ble.drivers.bluez.bus import OBJECT_MANAGER, Refused, open_bus  # noqa: PLC0415 - Linux only
-    from rns_ble.drivers.bluez.tree import ADAPTER, DEVICE  # noqa: PLC0415
-
-    async with open_asyncio_loop() as loop, open_bus(loop) as bus:
-        reply = await bus.call("/", OBJECT_MANAGER, "GetManagedObjects")
-        for path, interfaces in reply.body[0].items():
-            if DEVICE in interfaces:
-                adapter = interfaces[DEVICE]["Adapter"].value
-                try:
-                    await bus.call(adapter, ADAPTER, "RemoveDevice", "o", path)
-                except Refused as error:
-                    say(f"{path} stays: {error}")
 
 
 # --- rnsd ---------------------------------------------------------------------------------------------------
@@ -601,7 +601,11 @@ def main() -> None:
         help="also in the laboratory's guest, with this BlueZ; may be repeated",
     )
     parser.add_argument(
-        "--idle-seconds", type=float, default=30.0, metavar="S", help="how long idle is measured (30)"
+        "--idle-seconds",
+        type=seconds_to_wait,
+        default=30.0,
+        metavar="S",
+        help="how long idle is measured (30)",
     )
     parser.add_argument(
         "--reference-python",
@@ -610,6 +614,13 @@ def main() -> None:
         help="a Python that has what ble-reticulum's driver needs: bleak 1, bluezero, dbus-python, PyGObject",
     )
     arguments = parser.parse_args()
+    if "bluez" in (arguments.part or ()) and not (IN_GUEST or arguments.guest):
+        parser.error("bluez needs the laboratory's guest: add --guest 5.66 or --guest 5.82")
+    if IN_GUEST and arguments.guest:
+        parser.error("this is the guest: leave --guest out")
+    if IN_GUEST and not set(arguments.part or PARTS) & set(GUEST_PARTS):
+        parser.error(f"in the guest there are {', '.join(GUEST_PARTS)}")
+    check_reference_python(parser, arguments)
     arguments.part = arguments.part or PARTS
     with tempfile.TemporaryDirectory(prefix="rns_ble_setup.") as name:
         # An installed package has its bytecode; without it each process would compile all that it imports.
@@ -619,13 +630,14 @@ def main() -> None:
         result = trio.run(partial(measured, arguments, Path(name)))
     if not IN_GUEST:
         result["guests"] = {version: in_guest(version, arguments) for version in arguments.guest}
-    if arguments.json:
-        more = {"rounds": arguments.rounds, "links_in": "ms", "start_in": "s", "idle_in": "% of a core"}
-        print(json.dumps({**setting("setup_time", arguments.reference, **more), **result}))
-        return
-    print(shown(result))
-    for version, inside in result.get("guests", {}).items():
-        print(f"\nBlueZ {version}\n\n{shown(inside)}")
+    with readable_output():
+        if arguments.json:
+            more = {"rounds": arguments.rounds, "links_in": "ms", "start_in": "s", "idle_in": "% of a core"}
+            print(json.dumps({**setting("setup_time", arguments.reference, **more), **result}))
+            return
+        print(shown(result))
+        for version, inside in result.get("guests", {}).items():
+            print(f"\nBlueZ {version}\n\n{shown(inside)}")
 
 
 if __name__ == "__main__":

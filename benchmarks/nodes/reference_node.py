@@ -68,12 +68,12 @@ class Node:
 
     def _on_device_discovered(self, device: Any) -> None:
         if device.address == self._found:
-            self._found = ""
-            self._sighted = time.monotonic()
+            # Told again in each of its scans: an attempt that has failed is made again then.
+            self._sighted = self._sighted or time.monotonic()
             self.driver.connect(device.address)
 
     def _on_device_connected(self, address: str, _identity: bytes | None = None) -> None:
-        self._peer = address
+        self._peer, self._found = address, ""
         if self._sighted:  # we are the central
             seconds = time.monotonic() - self._sighted
             self.driver.stop_scanning()
