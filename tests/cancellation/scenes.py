@@ -10,6 +10,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
 
 import trio
 
@@ -21,6 +22,7 @@ from rns_ble.peer import Peer
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID
 from rns_ble.session import Session
 from rns_ble.testing import Air, MockBLEDriver
+from rns_ble.testing.air import MockLink
 from tests.nodes import Node, address_of, identity_of, running
 
 PATIENCE = 400.0
@@ -47,9 +49,11 @@ def say(sender: Node, receiver: Node, packet: bytes = PACKET) -> None:
 class Scene:
     """Two nodes meet and exchange packets; their link is lost in the middle of one, and comes back."""
 
-    def __init__(self) -> None:
+    def __init__(self, driver: type[MockBLEDriver] = MockBLEDriver) -> None:
+        """`driver`: the first node's."""
         self.air = Air(advertising_interval=1, latency=0.01, att_mtu=100)
-        self.first, self.other = Node(self.air, 1, config()), Node(self.air, 2, config())
+        self.first = Node(self.air, 1, config(), driver=driver(self.air, address_of(1)))
+        self.other = Node(self.air, 2, config())
 
     @property
     def others(self) -> list[Node]:
@@ -107,9 +111,10 @@ class Scene:
 class TwoLinks(Scene):
     """Both dial, and the second link is closed when it has settled."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, driver: type[MockBLEDriver] = MockBLEDriver) -> None:
+        super().__init__(driver)
         self.air.one_link_per_pair = False
+        self.other.driver = driver(self.air, address_of(2))  # as slow as the first one, or they do not meet
         for node in (self.first, self.other):
             node.driver.hides_address = True
 
@@ -142,8 +147,8 @@ class NewAddress(Scene):
 class Idle(Scene):
     """Nobody says anything, and scans pause: keepalives, probes and their answers."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, driver: type[MockBLEDriver] = MockBLEDriver) -> None:
+        super().__init__(driver)
         self.air.advertising_interval = 5
         self.first.config = self.other.config = config(power_mode="saver")
 
@@ -190,8 +195,8 @@ class Stranger(Scene):
 class Failures(Scene):
     """The driver fails, more than once, and is repaired; then it does not advertise for a while."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, driver: type[MockBLEDriver] = MockBLEDriver) -> None:
+        super().__init__(driver)
         self.air.advertising_interval = 2
 
     async def play(self) -> None:
@@ -219,8 +224,8 @@ class Attempts(Scene):
     There is one place, so the first node stops advertising, and starts again.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, driver: type[MockBLEDriver] = MockBLEDriver) -> None:
+        super().__init__(driver)
         self.first.config = config(max_connections=1, connection_timeout=8)
         self.air.hanging.add(address_of(5))
         self.air.refusing.add(address_of(6))
@@ -249,10 +254,10 @@ class Attempts(Scene):
 class SharedChannel(Scene):
     """Two centrals hear what the first node notifies."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        driver = MockBLEDriver(self.air, address_of(9), shares_notifications=True)
-        self.first = Node(self.air, 9, config(enable_central=False), driver=driver)
+    def __init__(self, driver: type[MockBLEDriver] = MockBLEDriver) -> None:
+        super().__init__(driver)
+        shared = driver(self.air, address_of(9), shares_notifications=True)
+        self.first = Node(self.air, 9, config(enable_central=False), driver=shared)
         self.other = Node(self.air, 2, config(enable_peripheral=False))
         self.third = Node(self.air, 3, config(enable_peripheral=False))
 
@@ -321,6 +326,67 @@ class OnRadio(Scene):
 
     def calm(self) -> None:
         self.radio.unite(self.first.driver.address)
+
+
+async def pause() -> None:
+    await trio.sleep(0.001)
+
+
+class PausingLink(MockLink):
+    """Its calls wait for a moment, as those of a real stack do."""
+
+    async def send(self, value: bytes) -> None:
+        await pause()
+        await super().send(value)
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        with trio.CancelScope(shield=True):
+            await pause()
+
+
+class PausingDriver(MockBLEDriver):
+    """As `PausingLink`."""
+
+    @asynccontextmanager
+    async def _run(self) -> AsyncIterator[None]:
+        await pause()
+        async with super()._run():
+            try:
+                yield
+            finally:
+                with trio.CancelScope(shield=True):
+                    await pause()
+
+    async def start(self, *uuids: str) -> None:
+        await pause()
+        await super().start(*uuids)
+
+    async def start_scanning(self) -> None:
+        await pause()
+        await super().start_scanning()
+
+    async def stop_scanning(self) -> None:
+        await pause()
+        await super().stop_scanning()
+
+    async def start_advertising(self, *what: Any) -> None:
+        await pause()
+        await super().start_advertising(*what)
+
+    async def stop_advertising(self) -> None:
+        await pause()
+        await super().stop_advertising()
+
+    async def connect(self, address: str) -> BLELink:
+        await pause()
+        link = await super().connect(address)
+        link.__class__ = PausingLink
+        return link
+
+    def _accept(self, link: BLELink) -> bool:
+        link.__class__ = PausingLink
+        return super()._accept(link)
 
 
 SCENES: list[type[Scene]] = [

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 import pytest
 import trio
 
-from rns_ble.testing.checkpoints import Strike, throw_into, who_waits
+from rns_ble.testing.checkpoints import Place, Strike, throw_into, way_of, who_waits
+from tests.cancellation import reached
 from tests.cancellation.reached import TAKES_LONG, interrupt
-from tests.cancellation.scenes import SCENES, OnRadio, Scene, is_a_nodes, surrounded
+from tests.cancellation.scenes import SCENES, OnRadio, PausingDriver, Scene, is_a_nodes, pause, surrounded
 from tests.nodes import running
 
 
@@ -20,7 +22,9 @@ def waits(task: trio.lowlevel.Task) -> bool:
     if task._abort_func is None or not is_a_nodes(task):
         return False
     code = who_waits(task)
-    return code is not None and "rns_ble" in code.co_filename and code.co_name != "supervise"
+    if code is None or code.co_name == "supervise":
+        return False
+    return "rns_ble" in code.co_filename or code is pause.__code__
 
 
 THROWN = "thrown in by a test"
@@ -44,6 +48,17 @@ def shown(records: list[logging.LogRecord], error: BaseException) -> list[str]:
     ]
 
 
+def came_out_of(error: BaseException) -> Iterator[Place]:
+    """The lines out of which an error has come, and those it is in a group with."""
+    trace = error.__traceback__
+    while trace is not None:
+        yield Place(trace.tb_frame.f_code.co_filename, trace.tb_lineno)
+        trace = trace.tb_next
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from came_out_of(part)
+
+
 @pytest.mark.parametrize("kind", [RuntimeError, OSError])
 @pytest.mark.parametrize("make", SCENES)
 def test_an_await_raises(make: type[Scene], kind: type[Exception], every: bool, caplog) -> None:
@@ -52,15 +67,24 @@ def test_an_await_raises(make: type[Scene], kind: type[Exception], every: bool, 
 
     async def scenario(strike: Strike) -> None:
         caplog.clear()
-        scene = make()
+        scene = make() if make is OnRadio else make(PausingDriver)
         error = kind(THROWN)
+
+        def act(task: trio.lowlevel.Task) -> None:
+            reached.RAISED.add(
+                next(place for place in way_of(task) if place.file.startswith(str(reached.PACKAGE)))
+            )
+            throw_into(task, error)
+
         async with surrounded(scene), running(scene.first):
-            with strike.acting(lambda task: throw_into(task, error), waits):
+            with strike.acting(act, waits):
                 await scene.play()
             assert strike.struck or scene.came_to_its_aim()
             scene.calm()
             await scene.works()
         if strike.struck:
             assert len(shown(caplog.records, error)) == 1, caplog.text
+            for raised in (error, *(record.exc_info[1] for record in caplog.records if record.exc_info)):
+                reached.RAISED.update(came_out_of(raised))
 
     interrupt(f"{make.__name__}, {kind.__name__}", scenario, every=every)
