@@ -99,6 +99,7 @@ NOT_BY_ITSELF: Final = {
         "_attempt_alone",
         "await ended.aclose()",
     ),
+    ("central", "_attempt_alone", "await trio.lowlevel.checkpoint_if_cancelled()"),
     ("central", "say_goodbye", "await self._let_go(client)"),
     ("central", "say_goodbye", "await self._links.forget(path)"),
     # bluetoothd trips over itself, or is busy with an earlier change

@@ -148,3 +148,24 @@ async def test_only_who_has_told_an_identity_on_a_link_that_lives_is_let_pair(ta
         centrals.links.all()[0].end("by us")
         assert not may_pair()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_stranger_cuts_nobodys_values_and_a_peer_with_a_small_att_mtu_does() -> None:
+    """BlueZ before 5.69: what is notified goes to all."""
+    async with trio.open_nursery() as nursery:
+        centrals = Centrals(nursery, targeted=False)
+        centrals.random = Random(5)  # which has both links taken
+        peer, stranger = {"device": PATHS[0], "mtu": 517}, {"device": PATHS[1], "mtu": 23}
+        gift = centrals.peripheral._acquire_notify(peer).gift
+        centrals.peripheral._write_value(bytes(16), peer)
+        centrals.peripheral._write_value(b"x", stranger)
+        ours, theirs = centrals.offered
+        assert (ours.value_limit, theirs.value_limit) == (512, 18)
+        with pytest.raises(ValueError, match="18"):  # nor is he sent more than he takes
+            await theirs.send(bytes(19))
+        centrals.peripheral._write_value(bytes(16), stranger)
+        assert (ours.value_limit, theirs.value_limit) == (18, 18)
+        theirs.end("he leaves")
+        assert ours.value_limit == 512
+        gift.close()
+        nursery.cancel_scope.cancel()

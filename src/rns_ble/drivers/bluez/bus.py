@@ -11,7 +11,7 @@ import asyncio
 import os
 import select
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
@@ -30,8 +30,12 @@ log = quiet.logger(__name__)
 
 BLUEZ: Final = "org.bluez"
 DBUS: Final = "org.freedesktop.DBus"
+DBUS_PATH: Final = "/org/freedesktop/DBus"
 PROPERTIES: Final = "org.freedesktop.DBus.Properties"
 OBJECT_MANAGER: Final = "org.freedesktop.DBus.ObjectManager"
+
+ADDRESS_VARIABLE: Final = "DBUS_SYSTEM_BUS_ADDRESS"
+"""Where the environment says where the system bus is."""
 
 CALL_TIMEOUT: Final = 20.0
 """Seconds for a call that bluetoothd answers without waiting for a peer. It takes milliseconds; one that
@@ -139,19 +143,26 @@ class _Connection(MessageBus):  # type: ignore[misc]  # dbus-next has no types
         try:
             super()._setup_socket()
         except BaseException:
-            self._stream.close()
-            self._sock.close()
+            if hasattr(self, "_sock"):  # there is none for a kind of transport that it does not know
+                self._stream.close()
+                self._sock.close()
             raise
 
 
 class Bus:
     """Made by `open_bus`. Use it in Trio tasks; what it calls back runs in the asyncio loop and must not
     raise.
+
+    Only BlueZ is heard. A match rule chooses among what is broadcast, and the system bus lets every local
+    user send signals to one connection, in any words.
     """
 
     def __init__(self, loop: AsyncioLoop, connection: MessageBus) -> None:
         asyncio_loop = cast("asyncio.AbstractEventLoop", loop)
         self.on_signal: Callable[[Message], None] = lambda _message: None
+        """BlueZ has signalled."""
+        self.on_bluez_gone: Callable[[], None] = lambda: None
+        """BlueZ has left the bus."""
         self.on_lost: Callable[[str], None] = lambda _reason: None
         """The connection has ended without our doing."""
         self.unique_name: str = connection.unique_name
@@ -159,6 +170,8 @@ class Bus:
         """Of bluetoothd: who gives some is alive, also if its answers take long. See `alive`."""
         self._loop = asyncio_loop
         self._connection = connection
+        self._bluez: str | None = None
+        """Who owns BlueZ's name, by a unique name, which nobody can fake. Empty: nobody; None: not known."""
         self._objects: dict[str, BusObject] = {}
         self._gifts: set[socket.socket] = set()
         self._waiting: set[trio.Event] = set()  # of the calls that have no answer yet
@@ -224,6 +237,25 @@ class Bus:
             raise refusal(reply.error_name, text, member)
         return reply
 
+    async def find_bluez(self) -> None:
+        """Learn who is BlueZ, now and whenever that changes. Before that nothing of BlueZ's is heard.
+
+        Raises as `call`, but not where BlueZ does not run: it is heard when it comes.
+        """
+        await self.match(
+            f"type='signal',sender='{DBUS}',path='{DBUS_PATH}',interface='{DBUS}',"
+            f"member='NameOwnerChanged',arg0='{BLUEZ}'"
+        )
+        try:
+            reply = await self.call(DBUS_PATH, DBUS, "GetNameOwner", "s", BLUEZ, destination=DBUS)
+        except Unanswered:
+            raise
+        except AdapterUnavailable as error:
+            log.debug("nobody is BlueZ: %s", error)
+            return
+        if self._bluez is None:  # or else it has changed since that answer
+            self._bluez = str(reply.body[0])
+
     async def start_bluez(self) -> None:
         """Have D-Bus start bluetoothd where it does not run and D-Bus may do that. One that has crashed stays
         off otherwise: Debian 12's unit says nothing of a restart.
@@ -232,7 +264,7 @@ class Bus:
         """
         try:
             await self.call(
-                "/org/freedesktop/DBus",
+                DBUS_PATH,
                 DBUS,
                 "StartServiceByName",
                 "su",
@@ -281,9 +313,7 @@ class Bus:
 
     async def match(self, rule: str) -> None:
         """Receive the signals that fit the rule, until the connection ends."""
-        await self.call(
-            "/org/freedesktop/DBus", DBUS, "AddMatch", "s", rule, destination="org.freedesktop.DBus"
-        )
+        await self.call(DBUS_PATH, DBUS, "AddMatch", "s", rule, destination=DBUS)
 
     def alive(self) -> None:
         """Note that bluetoothd has done something: signalled or called, or moved values through a socket.
@@ -295,7 +325,7 @@ class Bus:
     # --- what we offer ---
 
     def offer(self, path: str, thing: BusObject) -> None:
-        """Answer calls to this path."""
+        """Answer BlueZ's calls to this path."""
         self._objects[path] = thing
 
     def withdraw(self, path: str) -> None:
@@ -303,12 +333,21 @@ class Bus:
         self._objects.pop(path, None)
 
     def _on_message(self, message: Message) -> bool:
-        if message.message_type in (MessageType.SIGNAL, MessageType.METHOD_CALL):
-            self.alive()
+        if message.message_type not in (MessageType.SIGNAL, MessageType.METHOD_CALL):
+            return False
+        if _tells_bluez(message):  # before the new one can have said anything
+            self._bluez = message.body[2]
+            if not self._bluez:
+                self.on_bluez_gone()
+            return False
+        if not self._is_by_bluez(message):
+            _close_all(message.unix_fds)  # or whoever likes could use up our descriptors
+            return False
+        self.alive()
         if message.message_type is MessageType.SIGNAL:
             self.on_signal(message)
             return False
-        if message.message_type is not MessageType.METHOD_CALL or not self._is_ours(message):
+        if not self._is_ours(message):
             return False
         try:
             reply = self._answer(message)
@@ -333,6 +372,9 @@ class Bus:
     def _give_away(self, gift: socket.socket) -> None:
         gift.close()  # what has been sent is a copy
         self._gifts.discard(gift)
+
+    def _is_by_bluez(self, message: Message) -> bool:
+        return bool(self._bluez) and message.sender == self._bluez
 
     def _is_ours(self, message: Message) -> bool:
         path = message.path
@@ -403,7 +445,14 @@ async def open_bus(loop: AsyncioLoop) -> AsyncIterator[Bus]:
     """Connect to the system bus. Raises `AdapterUnavailable`, `PermissionDenied`."""
 
     async def connect() -> MessageBus:
-        connection: MessageBus = _Connection(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
+        try:
+            connection: MessageBus = _Connection(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
+        except (ValueError, OverflowError) as error:  # the latter is of a port
+            said = os.environ.get(ADDRESS_VARIABLE)
+            raise AdapterUnavailable(
+                f"the environment has {ADDRESS_VARIABLE}={said}, which is no address of a D-Bus ({error}): "
+                "unset it, or let it name the system bus"
+            ) from error
         try:
             await connection.connect()
         except BaseException:
@@ -422,6 +471,10 @@ async def open_bus(loop: AsyncioLoop) -> AsyncIterator[Bus]:
         raise AdapterUnavailable(UNREACHABLE) from error
     bus = Bus(loop, connection)
     try:
+        try:
+            await bus.find_bluez()
+        except Refused as error:
+            raise AdapterUnavailable(f"the D-Bus system bus can't be used: {error}") from error
         yield bus
     finally:
         await bus.close()
@@ -456,6 +509,18 @@ def _discard(task: asyncio.Future[Any]) -> None:
     """Take an answer that nobody waits for: note its error as seen, close its sockets."""
     if task.cancelled() or task.exception() is not None:
         return
-    for descriptor in getattr(task.result(), "unix_fds", ()):
+    _close_all(getattr(task.result(), "unix_fds", ()))
+
+
+def _close_all(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
         with suppress(OSError):
             os.close(descriptor)
+
+
+def _tells_bluez(message: Message) -> bool:
+    """Whether the bus itself says who is BlueZ from now on."""
+    said = (message.message_type, message.sender, message.path, message.interface, message.member)
+    return (
+        said == (MessageType.SIGNAL, DBUS, DBUS_PATH, DBUS, "NameOwnerChanged") and message.body[0] == BLUEZ
+    )

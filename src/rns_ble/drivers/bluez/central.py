@@ -137,6 +137,8 @@ class Central:
                 if ended is not None and not ended.live:
                     # Its connection may be up still, and end any moment.
                     await ended.aclose()
+                    # That was shielded. Who was cancelled meanwhile neither dials nor says another goodbye.
+                    await trio.lowlevel.checkpoint_if_cancelled()
             return await self._attempt(address, path, uuids, identity)
         finally:
             self._links.attempted.discard(path)

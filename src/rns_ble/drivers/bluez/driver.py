@@ -151,7 +151,7 @@ class BleakDriver(BLEDriverInterface):
         stack = _Stack(bus, tree, nursery, adapter, links, scanner, central, peripheral, advertiser)
         tree.on_changed = lambda path, interface, changed: self._on_changed(stack, path, interface, changed)
         tree.on_removed = lambda path, interface: self._on_removed(stack, path, interface)
-        tree.on_bluez_gone = lambda: self._fail(stack, UNREACHABLE)
+        bus.on_bluez_gone = lambda: self._fail(stack, UNREACHABLE)
         bus.on_lost = lambda reason: self._fail(stack, reason)
         return stack
 

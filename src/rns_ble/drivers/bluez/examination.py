@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from rns_ble.drivers.asyncio_loop import open_asyncio_loop
 from rns_ble.drivers.base import AdapterUnavailable, BLEError, PermissionDenied
 from rns_ble.drivers.bluez.adapter import version
 from rns_ble.drivers.bluez.advertiser import MANAGER
-from rns_ble.drivers.bluez.bus import BLUEZ, DBUS, open_bus
+from rns_ble.drivers.bluez.bus import BLUEZ, DBUS, DBUS_PATH, open_bus
 from rns_ble.drivers.bluez.tree import ADAPTER, DEVICE, Tree
 
 if TYPE_CHECKING:
     from rns_ble.drivers.asyncio_loop import AsyncioLoop
     from rns_ble.drivers.bluez.bus import Bus
-
-_BUS_PATH: Final = "/org/freedesktop/DBus"
 
 
 class BusMissing(AdapterUnavailable):
@@ -103,7 +101,7 @@ async def _ask(bus: Bus) -> BlueZFacts:
 
 
 async def _ask_bus(bus: Bus, member: str) -> Any:
-    reply = await bus.call(_BUS_PATH, DBUS, member, "s", BLUEZ, destination=DBUS)
+    reply = await bus.call(DBUS_PATH, DBUS, member, "s", BLUEZ, destination=DBUS)
     return reply.body[0]
 
 

@@ -261,9 +261,13 @@ class Peripheral:
         return link
 
     def _smallest_limit(self) -> int:
-        """What every subscribed central takes: BlueZ cuts a longer value for those that take less."""
+        """What every peer takes: BlueZ cuts a longer value for those that take less.
+
+        Strangers do not count: one would cut everybody's values with a byte of his. Nothing is for them, and
+        what is sent on their own link has that link's limit.
+        """
         return min(
-            (notification_limit(link.att_mtu) for link in self._own_links() if link.live),
+            (notification_limit(link.att_mtu) for link in self._own_links() if link.live and link.introduced),
             default=VALUE_MAXIMUM,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from rns_ble.drivers.bluez.bus import BLUEZ, DBUS, OBJECT_MANAGER, PROPERTIES
+from rns_ble.drivers.bluez.bus import BLUEZ, OBJECT_MANAGER, PROPERTIES
 
 if TYPE_CHECKING:
     from dbus_next import Message
@@ -32,7 +32,6 @@ class Tree:
         """(path, interface, changed properties); also for what has just appeared."""
         self.on_removed: Callable[[str, str], None] = lambda *_: None
         """(path, interface)"""
-        self.on_bluez_gone: Callable[[], None] = lambda: None
         self._bus = bus
         bus.on_signal = self._on_signal
 
@@ -42,7 +41,6 @@ class Tree:
             f"type='signal',sender='{BLUEZ}',interface='{OBJECT_MANAGER}'",
             f"type='signal',sender='{BLUEZ}',interface='{PROPERTIES}',arg0='{ADAPTER}'",
             f"type='signal',sender='{BLUEZ}',interface='{PROPERTIES}',arg0='{DEVICE}'",
-            f"type='signal',sender='{DBUS}',member='NameOwnerChanged',arg0='{BLUEZ}'",
         ):
             await self._bus.match(rule)
         reply = await self._bus.call("/", OBJECT_MANAGER, "GetManagedObjects")
@@ -84,5 +82,3 @@ class Tree:
                     self.on_removed(path, interface)
             if not self.objects.get(path):
                 self.objects.pop(path, None)
-        elif message.member == "NameOwnerChanged" and message.body[0] == BLUEZ and not message.body[2]:
-            self.on_bluez_gone()
