@@ -13,6 +13,7 @@ from bumble import att, hci
 from bumble.device import Connection
 
 from rns_ble.drivers.base import (
+    AdapterFull,
     AlreadyConnected,
     BLEError,
     PeerUnreachable,
@@ -364,13 +365,15 @@ async def test_a_peer_that_goes_out_of_range_in_the_handshake_is_unreachable(ben
         await settle(bench)
 
 
-async def test_a_dial_that_the_controller_refuses_blames_the_peer_not_the_stack(bench) -> None:
+async def test_a_controller_that_is_full_says_so_and_blames_neither_peer_nor_stack(bench) -> None:
     bench.radio.connections_per_controller = 1
     async with bench.drivers(3) as (driver, first, second):
         await bench.sight(driver, second.address)
-        await bench.link(driver, first)
-        with pytest.raises(PeerUnreachable, match="CONNECTION_LIMIT_EXCEEDED"):
+        ours, _ = await bench.link(driver, first)
+        with pytest.raises(AdapterFull, match="holds no more connections"):
             await driver.connect(second.address)
+        await ours.aclose()
+        await bench.link(driver, second)
 
 
 async def test_attempts_take_their_turns(bench) -> None:

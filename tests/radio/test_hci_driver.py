@@ -13,7 +13,6 @@ from bumble.core import UUID
 
 from rns_ble.drivers.asyncio_loop import open_asyncio_loop
 from rns_ble.drivers.base import (
-    AdapterFull,
     AdapterUnavailable,
     BLEDevice,
     BLEDriverInterface,
@@ -434,18 +433,6 @@ async def test_a_controller_that_is_full_advertises_again_when_a_link_has_ended(
         assert DriverState.ADVERTISING in other.state
         await theirs.aclose()
         await bench.link(one, other)
-
-
-async def test_a_controller_that_is_full_does_not_connect_and_says_so(bench) -> None:
-    bench.radio.connections_per_controller = 1
-    async with bench.drivers(3) as (one, other, third):
-        ours, _ = await bench.link(one, other)
-        assert (await sighting(one)).address == third.address
-        with pytest.raises(AdapterFull, match="holds no more"):
-            await one.connect(third.address)
-        await ours.aclose()
-        await trio.sleep(1)
-        await bench.link(one, third)
 
 
 async def test_only_so_many_addresses_are_remembered() -> None:
