@@ -164,12 +164,13 @@ class Admission:
     def _decide(self, c: Candidate, now: float) -> Decision:
         if c.limiter.borrowed_tokens:
             return Decision(Verdict.IN_FLIGHT)
-        holds = c.identified + IDENTITY_HOLDS
-        identity = c.identity if now < holds else None
-        if identity == self._own_identity:
-            return Decision(Verdict.OURSELVES, holds)
-        if self._is_linked(c.address, identity):
-            return Decision(Verdict.LINKED, math.inf if identity is None else holds)
+        if self._is_linked(c.address, None):
+            return Decision(Verdict.LINKED)
+        if c.identity is not None and now < (holds := c.identified + IDENTITY_HOLDS):
+            if c.identity == self._own_identity:
+                return Decision(Verdict.OURSELVES, holds)
+            if self._is_linked(c.address, c.identity):
+                return Decision(Verdict.LINKED, holds)
         if now - c.last_seen > self._heard_within:
             return Decision(Verdict.NOT_SEEN)
         grace_ends = c.seen_since + self._config.dial_grace

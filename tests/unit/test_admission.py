@@ -132,8 +132,10 @@ async def test_whose_an_address_is_is_asked_again_after_an_hour(told: bytes, ver
 
 
 async def test_an_address_that_is_linked_itself_is_not_asked_again() -> None:
-    admission = admission_of(linked={HIGHER})
+    admission = admission_of(linked={HIGHER, IDENTITY})
+    candidate = seen(admission)
     admission.identified(HIGHER, IDENTITY, 0)
+    assert admission.decide(candidate, 0) == Decision(Verdict.LINKED)
     assert admission.decide(seen(admission, now=3600), 3600) == Decision(Verdict.LINKED)
 
 
