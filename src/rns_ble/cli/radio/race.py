@@ -108,6 +108,9 @@ class _Race:
         """Take the links that the other side makes, in whichever round."""
         async with trio.open_nursery() as nursery:
             async for link in self._driver.accepted:
+                # Both sides have dialled before a link is checked, so this one is of the peer's next round.
+                while self._round.over and self._left:
+                    await self._changes.park()
                 self._conversations += 1
                 nursery.start_soon(self._welcome, link)
 
@@ -121,6 +124,7 @@ class _Race:
         """One round."""
         self._round = round_ = _Round()
         self._left -= 1
+        self._changes.unpark_all()
         began = trio.current_time()
         for _ in range(TRIES):
             async with trio.open_nursery() as nursery:
