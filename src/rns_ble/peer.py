@@ -172,9 +172,8 @@ class Peer:
                 self._reassembly = _sum((self._reassembly, session.reassembly))
                 self._links_lost_at = trio.current_time()
                 if trio.current_effective_deadline() == -math.inf:
-                    session.closed_by_us = (
-                        True  # the mesh ends, for our adapter has failed: not the peer's fault
-                    )
+                    # The mesh ends, perhaps since our adapter has failed: that is not the peer's fault.
+                    session.closed_by_us = True
                 self._owner.link_ended(self, session)
         if not self._sessions:
             await trio.sleep_until(self._links_lost_at + DETACH_GRACE)

@@ -320,7 +320,12 @@ class MockBLEDriver(BLEDriverInterface):
 
     @property
     def state(self) -> DriverState:
-        return self._state & ~DriverState.ADVERTISING if len(self.links) >= self.most_links else self._state
+        return self._state & ~DriverState.ADVERTISING if self.is_full else self._state
+
+    @property
+    def is_full(self) -> bool:
+        """Whether its controller holds as many links as it can."""
+        return len(self.links) >= self.most_links
 
     @property
     def connected_peers(self) -> list[str]:
@@ -371,7 +376,7 @@ class MockBLEDriver(BLEDriverInterface):
             self.air.connects.append((trio.current_time(), own_address, address))
             if self.air.one_link_per_pair and address in self.connected_peers:
                 raise AlreadyConnected(f"{address} is linked already")
-            if len(self.links) >= self.most_links:
+            if self.is_full:
                 raise AdapterFull(f"the controller holds no more than {self.most_links} links")
             peer = await self.air.reach(own_address, address)
             if self.air.one_link_per_pair and address in self.connected_peers:

@@ -162,8 +162,7 @@ class _Run:
     def _takes_links(self, address: str) -> bool:
         driver = self.world.stations[address]
         station = self.stations[driver.number]
-        full = len(driver.links) >= driver.most_links
-        full = full or (isinstance(station, Foreigner) and not station.has_room)
+        full = driver.is_full or (isinstance(station, Foreigner) and not station.has_room)
         return driver.radio_address == address and not full
 
     def _edges(self) -> list[tuple[int, int]]:

@@ -159,7 +159,7 @@ class World(Air):
             [
                 (other, _strength(math.dist(here, there), min(driver.reach, other.reach)))
                 for other, there in zip(drivers, places, strict=True)
-                if other is not driver and math.dist(here, there) <= min(driver.reach, other.reach)
+                if other is not driver and _in_reach(here, there, driver.reach, other.reach)
             ]
             for driver, here in zip(drivers, places, strict=True)
         ]
@@ -186,7 +186,7 @@ class World(Air):
             return False
         if frozenset((here.number, there.number)) in self._blocked:
             return False
-        return math.dist(self.places[here.number], self.places[there.number]) <= min(here.reach, there.reach)
+        return _in_reach(self.places[here.number], self.places[there.number], here.reach, there.reach)
 
     def strength(self, one: str, other: str) -> int | None:
         """By the distance."""
@@ -288,6 +288,11 @@ class World(Air):
             await trio.sleep(self.conditions.rotation)
 
 
+def _in_reach(here: tuple[float, float], there: tuple[float, float], one: float, other: float) -> bool:
+    """Whether two stations that reach so many metres hear each other: the weaker of them decides."""
+    return math.dist(here, there) <= min(one, other)
+
+
 def _strength(distance: float, reach: float) -> float:
     """What is heard, in dBm, at so many metres, between radios of which the weaker reaches so far."""
     return RSSI_AT_A_METRE - PATH_LOSS * math.log10(max(1.0, distance * RANGE / reach))
@@ -316,7 +321,7 @@ def scatter(
 def _within_reach(places: list[tuple[float, float]], reaches: Sequence[float]) -> Iterator[tuple[int, int]]:
     for one, here in enumerate(places):
         for other in range(one):
-            if math.dist(here, places[other]) <= min(reaches[one], reaches[other]):
+            if _in_reach(here, places[other], reaches[one], reaches[other]):
                 yield one, other
 
 
