@@ -23,8 +23,10 @@ The receiver keeps these. `total` is all that tells one packet on the air from a
    whose tail was lost. Any other sequence joins it, in any order, or is dropped when there is none.
    The same fragment again is ignored; another one under the same sequence ends the packet.
 8. The packet begun last is *the run* for as long as its fragments come in order: a list of payloads, and
-   the header that must come next. All other packets in progress are dicts from sequence to payload, in the
-   order of their beginnings. A run becomes one of them when anything else happens, and never comes back.
+   the header that must come next. So is one of more fragments than Reticulum's packets have when the last
+   such packet that was delivered had as many. All other packets in progress are dicts from sequence to
+   payload, in the order of their beginnings. A run becomes one of them when anything else happens, and
+   never comes back.
 9. More than `REASSEMBLY_TIMEOUT` after its first fragment, on the caller's clock, a packet is dropped.
 10. Memory is set aside when a packet begins: for `total` fragments as long as the first, each with
     `FRAGMENT_COST`. A longer fragment sets its excess aside when it comes. The sum is never above
@@ -79,6 +81,10 @@ _TABLED_TOTAL: Final = 40
 """Fragments of the longest packet with ready headers and plans: Reticulum's 500 bytes make 34 at the
 smallest value limit. Longer ones are rare, and a peer could make us build large tables for them."""
 
+_KEPT_TOTAL: Final = 512
+"""Fragments of the longest packet that leaves something behind for the next one like it: on each link the
+headers of the last one, 30 KiB at most, and for each value limit its plan."""
+
 _PLANS: Final = 512
 """Plans kept for each value limit: one for every length of Reticulum's packets. At most 3 MB."""
 
@@ -108,8 +114,12 @@ class _Plans(dict[int, _Plan]):
     def __init__(self, value_limit: int) -> None:
         super().__init__()
         self.value_limit = value_limit
+        self._last_long: tuple[int, _Plan] = (-1, ())
 
     def __missing__(self, length: int) -> _Plan:
+        last, plan = self._last_long
+        if length == last:
+            return plan
         if length == 0:
             raise ValueError("an empty packet has no fragments")
         payload = self.value_limit - HEADER_LENGTH
@@ -130,6 +140,8 @@ class _Plans(dict[int, _Plan]):
             if len(self) >= _PLANS:
                 self.clear()
             self[length] = plan
+        elif total <= _KEPT_TOTAL:
+            self._last_long = length, plan
         return plan
 
 
@@ -221,6 +233,7 @@ class Reassembler:
         self._run_headers: tuple[bytes | None, ...] = ()
         self._run_deadline = 0.0
         self._run_first_length = 0
+        self._last_long: tuple[bytes | None, ...] = (None,)  # as those in `_RUNS`
         self._packets = 0
         self._drops: dict[_Drop, int] = {}
 
@@ -277,7 +290,7 @@ class Reassembler:
 
     def _start_run(self, header: bytes, first: bytes, now: float) -> bool:
         """Begin a packet as the run, there being none. False: it can't be one, or not without more ado."""
-        headers = _RUNS.get(header)
+        headers = _RUNS.get(header) or (self._last_long if header == self._last_long[0] else None)
         if headers is None or (len(headers) - 1) * (len(first) + FRAGMENT_COST) > self.max_bytes:
             return False
         self._next = headers[1]
@@ -361,6 +374,9 @@ class Reassembler:
         if len(payloads) < total:
             return None
         del self._others[total]
+        if _TABLED_TOTAL < total <= _KEPT_TOTAL:
+            # Not sooner: who makes us build the headers has sent as many fragments.
+            self._last_long = (*_headers(total), None)
         return self._join([payloads[sequence] for sequence in range(total)])
 
     def _make_room(self, wanted: int, *, packets: int = 0, besides: int = 0) -> None:

@@ -104,3 +104,10 @@ def test_kept_plans_take_bounded_memory_and_stay_right():
         tracemalloc.stop()
     for length in range(1000, 2200, 37):
         check_every_rule(packet_of(length), 60)
+
+
+@pytest.mark.parametrize("value_limit", [18, 20, 60])
+def test_long_packets_come_out_right_whatever_came_before(value_limit):
+    one, other = (packet_of(length) for length in (50 * value_limit, 50 * value_limit + 1))
+    for packet in (one, one, other, packet_of(500), other, one, packet_of(1100 * value_limit), one):
+        check_every_rule(packet, value_limit)

@@ -55,6 +55,25 @@ def test_one_lost_fragment_loses_its_packet_and_not_the_next(values, data):
     assert receive_all(reassembler, values) == [b"".join(value[5:] for value in values)]
 
 
+@given(
+    totals=st.lists(st.sampled_from([41, 42, 512, 513]), min_size=1, max_size=3),
+    moves=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 70), st.integers(1, 60)), max_size=8),
+)
+def test_a_long_packet_like_the_one_before_is_treated_like_any_other(totals, moves):
+    fresh, knowing = Reassembler(), Reassembler()
+    total = totals[0]
+    assert receive_all(knowing, [fragment(i, total, bytes([i % 256])) for i in range(total)])
+    assert knowing.packets_in_progress == 0
+    for which, first, count in [(0, 0, 1), *moves, (0, 0, total)]:
+        total = totals[which % len(totals)]
+        for i in range(first, min(first + count, total)):
+            value = fragment(i, total, bytes([i % 256, count % 256]))
+            assert fresh.receive(value, 0.0) == knowing.receive(value, 0.0)
+            assert fresh.packets_in_progress == knowing.packets_in_progress
+            assert fresh.bytes_in_progress == knowing.bytes_in_progress
+    assert dataclasses.replace(knowing.statistics, packets=knowing.statistics.packets - 1) == fresh.statistics
+
+
 @pytest.mark.parametrize("kinds", [(END, START, CONTINUE), (CONTINUE, CONTINUE, CONTINUE), (END, END, START)])
 def test_the_type_does_not_matter(kinds):
     values = [fragment(i, 3, bytes([i]), kind) for i, kind in enumerate(kinds)]
