@@ -69,6 +69,16 @@ def side_by_side(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[s
     return {name: Figure(tuple(values)) for name, values in results.items()}
 
 
+def percentiles(rounds: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """The median and the 99th percentile of each round's times; a round has two at least."""
+    cuts = [statistics.quantiles(times, n=100, method="inclusive") for times in rounds]
+    return {
+        "rounds": len(cuts),
+        "p50": Figure(tuple(cut[49] for cut in cuts)).as_json(),
+        "p99": Figure(tuple(cut[98] for cut in cuts)).as_json(),
+    }
+
+
 def arguments_of(description: str, *, rounds: int) -> argparse.ArgumentParser:
     """A parser with what every benchmark takes: `--json`, `--rounds` and `--reference`."""
     parser = argparse.ArgumentParser(description=description)
