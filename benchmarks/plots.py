@@ -35,7 +35,15 @@ def draw_all(folder: Path) -> list[str]:
             "legend.frameon": False,
         }
     )
-    pictures = {"codec": codec, "bridge": bridge, "bluez": bluez, "waiting": waiting, "mesh": mesh}
+    pictures = {
+        "codec": codec,
+        "bridge": bridge,
+        "link": link,
+        "bluez": bluez,
+        "setup": setup,
+        "waiting": waiting,
+        "mesh": mesh,
+    }
     lacking = []
     for name, draw in pictures.items():
         if (result := kept(folder, name)) is None:
@@ -117,13 +125,66 @@ def bridge(result: dict[str, Any]) -> Any:
     return figure
 
 
+WAYS: Final = ("central to peripheral", "peripheral to central")
+
+
+def link(result: dict[str, Any]) -> Any:
+    """Values a second where no bluetoothd is, and their delays."""
+    figure, (own, radio, delays) = plt.subplots(1, 3, figsize=(8, 3.2), layout="constrained")
+    for index, way in enumerate(("out", "in")):
+        by_size = result["sockets"][way]
+        _bars(own, index, 2, [at["values_per_s"] for at in by_size.values()], way)
+        own.set_xticks(range(len(by_size)), by_size)
+    for index, way in enumerate(WAYS):
+        by_size = {size: at for size, at in result["radio"][way].items() if size.isdecimal()}
+        _bars(radio, index, 2, [at["values_per_s"] for at in by_size.values()], way)
+        # As central it sends at most 510 bytes.
+        radio.set_xticks(range(len(by_size)), by_size)
+    loads = ("idle", "under bulk")
+    for index, which in enumerate(("p50", "p99")):
+        taken = [result["radio"][WAYS[0]]["delay_ms_of_100_bytes"][load][which] for load in loads]
+        _bars(delays, index, 2, taken, which)
+    delays.set_xticks(range(len(loads)), loads)
+    for axes, title in ((own, "a socket, and no radio"), (radio, "virtual radio"), (delays, "virtual radio")):
+        axes.set(title=title)
+        axes.title.set_size(9)
+        axes.margins(y=0.3)  # for the legend
+        axes.legend(loc="upper left", fontsize=8)
+    for axes in own, radio:
+        axes.set(ylabel="values a second", xlabel="bytes of a value")
+    delays.set(ylabel="ms, of 100 bytes")
+    return figure
+
+
+def setup(result: dict[str, Any]) -> Any:
+    """What a user waits for."""
+    times: dict[str, Mapping[str, Any]] = {"virtual radio": result["radio"]}
+    for version, guest in result.get("guests", {}).items():
+        names = {"rns_ble": f"BlueZ {version}", "ble-reticulum": f"ble-reticulum,\nBlueZ {version}"}
+        times |= {names[side]: measured for side, measured in guest.get("bluez", {}).items()}
+    linked = {name: taken for name, taken in times.items() if {"cold", "reconnect"} <= taken.keys()}
+    figure, (links, imports) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    for index, which in enumerate(("cold", "reconnect")):
+        label = {"cold": "never seen before", "reconnect": "again"}[which]
+        _bars(links, index, 2, [taken[which] for taken in linked.values()], label)
+    links.set_xticks(range(len(linked)), linked, fontsize=8)
+    links.set(ylabel="ms from sighting to handshake")
+    _bars(imports, 0, 1, [at["per_rns"] for at in result["imports"].values()], "")
+    names = [name.removeprefix("RNS, ").replace(", ", ",\n") for name in result["imports"]]
+    imports.set_xticks(range(len(names)), names, fontsize=8)
+    imports.set(ylabel="time of imports, per RNS alone")
+    links.margins(y=0.3)
+    links.legend(loc="upper left")
+    return figure
+
+
 def bluez(result: dict[str, Any]) -> Any:
     """Values a second on the real BlueZ, as they arrive."""
     ways = {"sockets": "sockets", "calls": "D-Bus calls", "ble-reticulum": "ble-reticulum"}
     measured = {way: result["bluez"][way] for way in ways if way in result["bluez"]}
     figure, panels = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True, layout="constrained")
     none = {"median": 0.0, "least": 0.0, "most": 0.0}
-    for axes, direction in zip(panels, ("central to peripheral", "peripheral to central"), strict=True):
+    for axes, direction in zip(panels, WAYS, strict=True):
         sizes = [size for size in SIZES if size in measured["sockets"][direction]]
         for index, (way, by_direction) in enumerate(measured.items()):
             by_size = by_direction.get(direction, {})

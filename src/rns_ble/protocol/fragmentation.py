@@ -226,6 +226,8 @@ class Reassembler:
             raise ValueError(f"at least 1 packet and 1 byte, not {max_packets} and {max_bytes}")
         self.max_packets: Final = max_packets
         self.max_bytes: Final = max_bytes
+        self._always_fits: Final = max_bytes // _TABLED_TOTAL - FRAGMENT_COST
+        """Bytes of a START whose packet, if it is the only one and one of `_RUNS`, finds room."""
         self._others: dict[int, _Packet] = {}  # by total, oldest first
         # The run; there is one while `_next` is a header.
         self._next: bytes | None = None
@@ -250,12 +252,19 @@ class Reassembler:
             if self._next is not None:
                 return None
             self._run = []
-            return self._join(run)
+            if packet := b"".join(run):  # as `_join`, without its call
+                self._packets += 1
+                return packet
+            self._drop("empty")
+            return None
         if header == _LONE and len(value) > HEADER_LENGTH:
             self._packets += 1
             return value[HEADER_LENGTH:]
-        if self._next is None and not self._others and self._start_run(header, value, now):
-            return None
+        if self._next is None and not self._others:
+            headers = _RUNS.get(header)
+            if headers is not None and len(value) <= self._always_fits:
+                self._start_run(headers, value, now)
+                return None
         return self._receive_any(value, now)
 
     def expire(self, now: float) -> None:
@@ -288,17 +297,13 @@ class Reassembler:
 
     # --- the run ---
 
-    def _start_run(self, header: bytes, first: bytes, now: float) -> bool:
-        """Begin a packet as the run, there being none. False: it can't be one, or not without more ado."""
-        headers = _RUNS.get(header) or (self._last_long if header == self._last_long[0] else None)
-        if headers is None or (len(headers) - 1) * (len(first) + FRAGMENT_COST) > self.max_bytes:
-            return False
+    def _start_run(self, headers: tuple[bytes | None, ...], first: bytes, now: float) -> None:
+        """Begin a packet as the run, there being none; it has found room."""
         self._next = headers[1]
         self._run = [first[HEADER_LENGTH:]]
         self._run_headers = headers
         self._run_deadline = now + REASSEMBLY_TIMEOUT
         self._run_first_length = len(first)
-        return True
 
     @property
     def _run_reserved(self) -> int:
@@ -342,7 +347,11 @@ class Reassembler:
             self._drop("over_limit")
             return
         self._make_room(reserved, packets=1)
-        if not self._start_run(first[:HEADER_LENGTH], first, now):
+        header = first[:HEADER_LENGTH]
+        headers = _RUNS.get(header) or (self._last_long if header == self._last_long[0] else None)
+        if headers is not None:
+            self._start_run(headers, first, now)
+        else:
             self._others[total] = _Packet(
                 {0: first[HEADER_LENGTH:]}, now + REASSEMBLY_TIMEOUT, len(first), reserved
             )
