@@ -1,9 +1,12 @@
-"""A driver that calls back from threads, cancelled wherever it waits. In real time, for its threads are."""
+"""A driver that calls back from threads, cancelled wherever it waits.
+
+Once beside threads that come and go as they like, in real time; and at each await, where threads and tasks
+take turns in virtual time: neither the clock nor the scheduler decides what is reached.
+"""
 
 from __future__ import annotations
 
 import logging
-import threading
 import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,21 +17,18 @@ import trio
 import trio.testing
 
 from rns_ble.drivers.base import PeerUnreachable, ProtocolViolation
-from rns_ble.drivers.threaded import ThreadedDriver, connections
+from rns_ble.drivers.threaded import ThreadedDriver
 from rns_ble.drivers.threaded.link import ThreadedLink
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID
 from rns_ble.testing.checkpoints import Strike, at_every_checkpoint, throw_into, way_of
 from tests.cancellation.reached import TAKES_LONG, awaits_in, interrupt_at_each, note, waits
+from tests.cancellation.turns import Turns
 from tests.loopback import Ether, Habits, LoopbackDriver
 from tests.nodes import address_of, identity_of
 
 PATIENCE = 60.0
 
 THROWN = "thrown in by a test"
-
-
-def hastened(*arguments: Any, **keywords: Any) -> None:
-    trio.run(*arguments, clock=trio.testing.MockClock(rate=5), **keywords)
 
 
 async def start(driver: ThreadedDriver, index: int) -> None:
@@ -86,12 +86,12 @@ def test_all_that_a_driver_can_be_asked(tells_identity: bool, every: bool) -> No
                     await (await theirs.accepted.receive()).aclose()
                 await play(ours, theirs)
 
-    report = at_every_checkpoint(scenario, every=every, run=hastened)
+    report = at_every_checkpoint(scenario, every=every, run=trio.run)
     assert report.interrupted
     note(f"threaded, {tells_identity=}", report)
 
 
-# --- at each await, whatever the threads do ---
+# --- at each await ---
 
 AWAITS: Final = awaits_in(
     f"drivers/threaded/{name}" for name in ("attempt", "calls", "connections", "driver", "link")
@@ -103,15 +103,15 @@ SLOW, ORDINARY, MUTE, WRONG, UNASKED, CALLER = map(address_of, range(2, 8))
 class Stage(LoopbackDriver):
     """A driver whose peers do what the play says, and whose calls wait until it lets them go on."""
 
-    def __init__(self) -> None:
+    def __init__(self, turns: Turns) -> None:
         super().__init__(Ether(), address_of(1))
+        self.turns = turns
         self.roles: dict[str, str] = {}
         """Ours, by the name of a peer that is connected."""
         self.clings = False
         """Whether a disconnect takes until `lose`."""
         self.clung_to: list[str] = []
-        self.takes_values = threading.Event()
-        self.takes_values.set()
+        self.takes_values = True
 
     def start(self, *_uuids: str, **_named: str) -> None:
         self.running = True
@@ -143,7 +143,7 @@ class Stage(LoopbackDriver):
             self.lose(address)
 
     def send(self, address: str, data: bytes) -> None:
-        assert self.takes_values.wait(PATIENCE)
+        self.turns.wait_until(lambda: self.takes_values)
 
     def read_characteristic(self, address: str, char_uuid: str) -> bytes:
         if address == SLOW:
@@ -169,7 +169,7 @@ class Stage(LoopbackDriver):
     def calm(self) -> None:
         """Whatever the play would have ended, had it not been interrupted."""
         self.clings = False
-        self.takes_values.set()
+        self.takes_values = True
         for name in self.clung_to:
             self.lose(name)
 
@@ -223,11 +223,11 @@ async def perform(stage: Stage, driver: ThreadedDriver) -> None:
         # A send that is cancelled while it hangs, and one behind it.
         link = await driver.connect(ORDINARY)
         await link.send(b"taken")
-        stage.takes_values.clear()
+        stage.takes_values = False
         with trio.move_on_after(0.1):
             async with under_way(link.send, b"not taken"):
                 await link.send(b"nor this one")
-        stage.takes_values.set()
+        stage.takes_values = True
         await until(lambda: ORDINARY not in stage.roles)
         # One that is not there, one that is none of ours, and one that nobody has dialled.
         for name, error in ((MUTE, PeerUnreachable), (WRONG, ProtocolViolation)):
@@ -257,16 +257,12 @@ async def left_alone(stage: Stage, driver: ThreadedDriver) -> None:
         await link.aclose()
 
 
-@pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A send that hangs is given up at once."""
-    monkeypatch.setattr(connections, "SEND_FINISH", 0.1)
+@pytest.mark.parametrize("prompt", [False, True])
+def test_each_await_is_cancelled(prompt: bool) -> None:
+    turns = Turns(prompt=prompt)
 
-
-@pytest.mark.usefixtures("soon")
-def test_each_await_is_cancelled() -> None:
     async def scenario(strike: Strike) -> None:
-        stage = Stage()
+        stage = Stage(turns)
         driver = ThreadedDriver(stage)
 
         def act(_task: trio.lowlevel.Task) -> None:
@@ -279,15 +275,15 @@ def test_each_await_is_cancelled() -> None:
             assert not stage.running
             await left_alone(stage, driver)
 
-    note("threaded, each await", interrupt_at_each(scenario, AWAITS, hastened))
+    note(f"threaded, each await, {prompt=}", interrupt_at_each(scenario, AWAITS, turns.run))
 
 
 async def struck_by_an_error(
-    strike: Strike, caplog: pytest.LogCaptureFixture, of: Callable[[trio.lowlevel.Task], bool]
+    strike: Strike, turns: Turns, caplog: pytest.LogCaptureFixture, of: Callable[[trio.lowlevel.Task], bool]
 ) -> None:
     """It comes out of a call or of the driver's block, or is logged; and the driver can be entered anew."""
     caplog.clear()
-    stage = Stage()
+    stage = Stage(turns)
     driver = ThreadedDriver(stage)
     error = RuntimeError(THROWN)
 
@@ -309,15 +305,16 @@ async def struck_by_an_error(
         await left_alone(stage, driver)
 
 
-@pytest.mark.usefixtures("soon")
-def test_each_await_raises(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("prompt", [False, True])
+def test_each_await_raises(prompt: bool, caplog: pytest.LogCaptureFixture) -> None:
+    turns = Turns(prompt=prompt)
+
     async def scenario(strike: Strike) -> None:
-        await struck_by_an_error(strike, caplog, lambda _task: True)
+        await struck_by_an_error(strike, turns, caplog, lambda _task: True)
 
-    assert interrupt_at_each(scenario, AWAITS, hastened).interrupted
+    assert interrupt_at_each(scenario, AWAITS, turns.run).interrupted
 
 
-@pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize(
     ("name", "about"),
     [
@@ -334,9 +331,10 @@ def test_a_task_of_the_drivers_own_raises(name: str, about: str, caplog: pytest.
             return False
         return (frame.f_locals.get("link") or frame.f_locals["attempt"]).address == about
 
-    async def scenario(strike: Strike) -> None:
-        await struck_by_an_error(strike, caplog, is_meant)
+    turns, strike = Turns(), Strike(1)
 
-    strike = Strike(1)
-    hastened(scenario, strike, instruments=[strike])
+    async def scenario() -> None:
+        await struck_by_an_error(strike, turns, caplog, is_meant)
+
+    turns.run(scenario, instruments=[strike])
     assert strike.struck
