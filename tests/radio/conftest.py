@@ -92,11 +92,11 @@ class Bench:
         port.send(hci.HCI_LE_Set_Scan_Response_Data_Command(response))
         port.send(hci.HCI_LE_Set_Advertising_Enable_Command(1))
 
-    def scan(self, port: Port, enable: int = 1) -> None:
+    def scan(self, port: Port, enable: int = 1, filter_duplicates: int = 0) -> None:
         """Active scanning."""
         if enable:
             port.send(hci.HCI_LE_Set_Scan_Parameters_Command(1, 96, 96, 1, 0))
-        port.send(hci.HCI_LE_Set_Scan_Enable_Command(enable, 0))
+        port.send(hci.HCI_LE_Set_Scan_Enable_Command(enable, filter_duplicates))
 
     def dial(self, port: Port, address: hci.Address, *, own_type: int = 1, timeout: int = 300) -> None:
         """Interval 30 ms; `timeout` in units of 10 ms."""

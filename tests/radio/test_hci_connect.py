@@ -436,8 +436,8 @@ async def test_a_command_that_is_cancelled_does_not_take_the_next_ones_answer(be
             async with attempt(bench, central, address, milliseconds / 300):
                 pass
             await central.start_scanning()
-            await central.start_advertising()
             assert controller.le_scan_enable
+            await central.start_advertising()
             assert controller.le_legacy_advertiser.enabled
         while True:
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections import Counter
 
 import pytest
 import trio
@@ -23,7 +24,9 @@ from rns_ble.drivers.base import (
 )
 from rns_ble.drivers.hci import BumbleDriver, VirtualRadio
 from rns_ble.drivers.hci.advertising_data import Report, encode, uuid_on_air
+from rns_ble.drivers.hci.controller import RadioController
 from rns_ble.drivers.hci.sightings import REMEMBERED, Sightings
+from rns_ble.drivers.hci.standing_jobs import RENEWAL
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID
 
 pytestmark = pytest.mark.virtual_time
@@ -358,12 +361,12 @@ async def test_a_sighting_brings_name_capabilities_and_signal(bench) -> None:
         await other.start_advertising("abcdefgh")
         assert await sighting(one) == BLEDevice(other.address, -71, "abcdefgh")
         await other.start_advertising("short", {0xFFFF: b"\x03\x01"})
-        await trio.sleep(1)
+        await trio.sleep(2 * RENEWAL)
         # The name is in the scan response now, and the two are one sighting.
         assert await sighting(one) == BLEDevice(other.address, -71, "short", {0xFFFF: b"\x03\x01"})
         for sentinel in (127, -127):
             bench.radio.set_rssi(one.address, other.address, sentinel)
-            await trio.sleep(1)
+            await trio.sleep(2 * RENEWAL)
             assert (await sighting(one)).rssi is None
 
 
@@ -373,8 +376,54 @@ async def test_a_link_knows_how_strong_its_peer_was_heard_last(bench) -> None:
         ours, theirs = await bench.link(one, other)
         assert ours.rssi == theirs.rssi == -50
         bench.radio.set_rssi(one.address, other.address, -80)
-        await trio.sleep(1)
+        await trio.sleep(2 * RENEWAL)
         assert ours.rssi == theirs.rssi == -80
+
+
+async def test_a_scan_that_goes_on_reports_everybody_once_in_a_while(bench) -> None:
+    async with bench.drivers(3) as (one, two, three):
+        sightings: Counter[str] = Counter()
+        with trio.move_on_after(10.5 * RENEWAL):
+            async for device in one.discovered:
+                sightings[device.address] += 1
+        assert set(sightings) == {two.address, three.address}
+        # Each renewal takes some of the time, until the next advertisement.
+        assert all(8 <= times <= 11 for times in sightings.values())
+
+
+async def test_whose_link_has_ended_is_heard_at_once(bench) -> None:
+    async with bench.drivers(2) as (one, other):
+        ours, theirs = await bench.link(one, other)
+        await trio.sleep(1.25 * RENEWAL)  # it has been reported in this scan
+        ended = trio.current_time()
+        await ours.aclose()
+        await theirs.aclose()
+        await sighting(one)
+        assert trio.current_time() - ended < RENEWAL / 2
+
+
+async def test_a_name_in_the_scan_response_is_a_sighting_of_its_own(bench) -> None:
+    async with bench.drivers(1) as (driver,), BumbleDriver(bench.radio) as other:
+        other.set_identity(bytes(16))
+        await other.start(SERVICE_UUID, RX_UUID, TX_UUID, IDENTITY_UUID)
+        await other.start_advertising("short", {0xFFFF: b"\x03\x01"})
+        assert [(await driver.discovered.receive()).name for _ in range(2)] == [None, "short"]
+
+
+async def test_a_controller_that_does_not_scan_for_a_while_is_told_of_once(
+    bench, monkeypatch, caplog
+) -> None:
+    async with bench.drivers(2) as (one, other):
+        await bench.sight(one, other.address)
+        disallowed = hci.HCI_StatusReturnParameters(hci.HCI_ErrorCode.COMMAND_DISALLOWED_ERROR)
+        with monkeypatch.context() as patch:
+            name = "on_hci_le_set_scan_parameters_command"
+            patch.setattr(RadioController, name, lambda *_: disallowed)
+            await trio.sleep(5 * RENEWAL)
+        told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        why = "not scanning for now: the virtual radio refuses to scan: COMMAND_DISALLOWED_ERROR"
+        assert told.count(why) == 2, "once by each driver; Bumble repeats itself"
+        assert await sighting(one), "it is asked again by itself"
 
 
 async def test_other_services_are_not_sighted(bench) -> None:
@@ -416,7 +465,9 @@ async def test_advertisement_and_scan_response_are_one_sighting() -> None:
     sightings.complete(address, Report(frozenset(), "too early", {}))
     assert len(sightings) == 0, "only the service makes it a peer"
     sightings.add(address, -50, SERVICE)
-    sightings.complete(address, Report(frozenset(), "node", {0xFFFF: b"\x03\x01"}))
+    response = Report(frozenset(), "node", {0xFFFF: b"\x03\x01"})
+    assert sightings.complete(address, response) is not None
+    assert sightings.complete(address, response) is None, "it is no news"
     _, sighting = sightings.add(address, -60, SERVICE)
     assert (sighting.rssi, sighting.name, sighting.manufacturer_data) == (-60, "node", {0xFFFF: b"\x03\x01"})
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 import trio
 from bumble import hci
 
+import rns_ble.drivers.hci.controller
 from rns_ble.drivers.asyncio_loop import open_asyncio_loop
 from rns_ble.drivers.hci import VirtualRadio
 
@@ -64,6 +66,30 @@ async def test_advertisement_and_scan_response_are_told_apart(bench) -> None:
             (Report.EventType.ADV_IND, b"\x02\x01\x06"),
             (Report.EventType.SCAN_RSP, b"\x03\x09ab"),
         ]
+
+
+async def test_duplicates_are_left_out_until_a_scan_begins_anew(bench, monkeypatch) -> None:
+    async with open_asyncio_loop():
+        first, second, scanner = bench.port(), bench.port(), bench.port()
+
+        def kinds() -> Counter[tuple[str, int]]:
+            return Counter((str(r.address), r.event_type) for r in reports(scanner))
+
+        bench.scan(scanner, filter_duplicates=1)
+        bench.advertise(first)
+        await trio.sleep(1)
+        bench.advertise(second)
+        await trio.sleep(1)
+        once = kinds()
+        assert list(once.values()) == [1] * 4, "two advertisers, and advertisement and scan response of each"
+        bench.scan(scanner, enable=0)
+        bench.scan(scanner, filter_duplicates=1)
+        await trio.sleep(1)
+        assert kinds() == once + once
+        monkeypatch.setattr(rns_ble.drivers.hci.controller, "DUPLICATES_KNOWN", 1)
+        bench.scan(scanner, filter_duplicates=1)
+        await trio.sleep(1)
+        assert min(kinds().values()) > 5, "a controller that knows too few reports again, rather than nobody"
 
 
 async def test_the_signal_strength_is_that_of_the_pair(bench, radio) -> None:

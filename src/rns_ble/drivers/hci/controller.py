@@ -10,7 +10,7 @@ Seen in Bumble 0.0.236; the tests name each fault and fail without its repair.
 - A central is connected even when the advertiser did not hear it.
 - The peripheral's host is told made-up connection parameters.
 - Disconnect with an unknown handle is never completed, and otherwise at once, also out of range.
-- Read RSSI is announced and not implemented.
+- Read RSSI is announced and not implemented, nor is the filter of duplicate reports.
 - ACL data is completed when taken, not when it has arrived (see `AirConnection`).
 - Data packets are 27 bytes, where everything of the last ten years does 251.
 """
@@ -42,6 +42,9 @@ ESTABLISHMENT_INTERVALS: Final = 6
 (Vol 6 Part B, 4.5.2)."""
 
 ACTIVE_SCANNING: Final = 1
+
+DUPLICATES_KNOWN: Final = 1024
+"""Reports whose duplicates a controller knows. Dongles know some tens; more are reported again."""
 
 _COMPLETED_PER_EVENT: Final = 60
 """Handles in one Number Of Completed Packets event: 4 bytes each, in the 255 that an event has."""
@@ -75,6 +78,8 @@ class RadioController(Controller):
         """Whether the host has no room: then data waits on the air, as with a receiver that answers NACK."""
         self._for_host: deque[bytes] = deque()
         self._completed: Counter[int] = Counter()
+        self._reported: set[tuple[hci.Address, int]] = set()
+        """Whose reports of which kind the host has had in this scan."""
         self._delivery: asyncio.Handle | None = None
 
     @property
@@ -205,7 +210,20 @@ class RadioController(Controller):
         if pending is not None and pending.peer_address == source.address:
             self._initiate(advertiser)
 
+    def on_hci_le_set_scan_enable_command(
+        self, command: hci.HCI_LE_Set_Scan_Enable_Command
+    ) -> hci.HCI_StatusReturnParameters:
+        """What is a duplicate counts from here (Vol 6 Part B, 4.4.3.5)."""
+        self._reported.clear()
+        return super().on_hci_le_set_scan_enable_command(command)
+
     def _report(self, kind: int, address: hci.Address, data: bytes, rssi: int) -> None:
+        if self.filter_duplicates:
+            if (address, kind) in self._reported:
+                return
+            if len(self._reported) >= DUPLICATES_KNOWN:
+                self._reported.clear()
+            self._reported.add((address, kind))
         report = hci.HCI_LE_Advertising_Report_Event.Report(
             event_type=kind, address_type=address.address_type, address=address, data=data, rssi=rssi
         )

@@ -116,6 +116,7 @@ class BumbleDriver(BLEDriverInterface):
             self._scanning = Scanning(stack)
             self._advertising = Advertising(stack, self._advertising_interval)
             nursery.start_soon(stack.watch_loop)
+            nursery.start_soon(self._scanning.keep_hearing)
             try:
                 await stack.power_on(prefer_public=self._prefers_public)
                 self._address = stack.address.to_string(False)
@@ -198,10 +199,12 @@ class BumbleDriver(BLEDriverInterface):
         if uuids is None or not self._scanning.wanted:
             return
         said = decode(report.data)
-        if uuids.service not in said.uuids:
-            self._sightings.complete(report.address, said)
+        if uuids.service in said.uuids:
+            address, sighting = self._sightings.add(report.address, report.rssi, said)
+        elif (news := self._sightings.complete(report.address, said)) is not None:
+            address, sighting = news
+        else:
             return
-        address, sighting = self._sightings.add(report.address, report.rssi, said)
         for link in self._links.values():
             if link.address == address:
                 link.rssi = sighting.rssi
@@ -252,6 +255,7 @@ class BumbleDriver(BLEDriverInterface):
         if self._links.get(link.connection.handle) is link:
             del self._links[link.connection.handle]
         link.on_disconnected()
+        self._scanning.hear_again()  # its peer has a place for somebody now, and may advertise again
         if self._stack is not None and self._advertising.refused:
             self._nursery.start_soon(self._advertising.go_on)
 

@@ -53,15 +53,22 @@ class Sightings:
         self._complete(sighting, said)
         return text, sighting
 
-    def complete(self, address: hci.Address, said: Report) -> None:
-        """The other half: the scan response may bring a name or flags, and not the service again."""
-        sighting = self._known.get(normalise_address(address.to_string(False)))
-        if sighting is not None:
-            self._complete(sighting, said)
+    def complete(self, address: hci.Address, said: Report) -> tuple[str, Sighting] | None:
+        """The other half: the scan response may bring a name or flags, and not the service again.
 
-    def _complete(self, sighting: Sighting, said: Report) -> None:
+        None when that is no news.
+        """
+        text = normalise_address(address.to_string(False))
+        sighting = self._known.get(text)
+        if sighting is None or not self._complete(sighting, said):
+            return None
+        return text, sighting
+
+    def _complete(self, sighting: Sighting, said: Report) -> bool:
+        known = sighting.name, sighting.manufacturer_data
         sighting.name = said.name or sighting.name
         sighting.manufacturer_data = said.manufacturer_data or sighting.manufacturer_data
+        return known != (sighting.name, sighting.manufacturer_data)
 
     def address(self, text: str) -> hci.Address | None:
         """The address with its type."""

@@ -6,7 +6,9 @@ changes what is wanted, or learns that the controller has changed by itself, cal
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+import logging
+import math
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 import trio
 
@@ -23,8 +25,17 @@ SCAN_WINDOW: Final = 50.0
 """Milliseconds: every other advertisement is heard, and half of the time is left to the links."""
 
 
+RENEWAL: Final = 1.0
+"""Seconds after which a scan that goes on reports everybody once more. Nodes advertise ten times as often."""
+
+
 class Scanning:
-    """Active scanning, for some peers have their service's UUID in the scan response."""
+    """Active scanning, for some peers have their service's UUID in the scan response.
+
+    The controller leaves out what it has reported already, strangers too: reports would be most of what an idle
+    node computes. Every controller can, for Linux asks it of them all. With each scan it forgets whom it has
+    reported, so the scan is begun anew: after `RENEWAL`, and where somebody should be heard at once.
+    """
 
     def __init__(self, stack: Stack) -> None:
         self.wanted = False
@@ -32,15 +43,24 @@ class Scanning:
         """While a connection is initiated: not every controller can do both at once."""
         self._stack = stack
         self._on = False
+        self._refused = False
+        """The controller would not scan when nobody waited for it. It is asked again, and again."""
         self._lock = trio.Lock()
+        self._renew_at = math.inf
+        self._renewals = trio.lowlevel.ParkingLot()
+        """Where `keep_hearing` waits; to be woken when it is to wait for another time."""
 
     async def apply(self) -> None:
         """Raises `AdapterUnavailable`."""
         async with self._lock:
             wanted = self.wanted and not self.paused
-            if wanted == self._on:
+            if wanted == self._on and trio.current_time() < self._renew_at:
                 return
             device = self._stack.device
+            self._renew_at = math.inf
+            if self._on:
+                self._on = False
+                await self._stack.call_or_fail("to stop scanning", device.stop_scanning)
             if wanted:
                 await self._stack.call_or_fail(
                     "to scan",
@@ -49,21 +69,44 @@ class Scanning:
                     scan_interval=SCAN_INTERVAL,
                     scan_window=SCAN_WINDOW,
                     own_address_type=self._stack.own_address_type,
-                    filter_duplicates=False,
+                    filter_duplicates=True,
                 )
-            else:
-                await self._stack.call_or_fail("to stop scanning", device.stop_scanning)
-            self._on = wanted
+                self._on, self._refused = True, False
+                self._renew(trio.current_time() + RENEWAL)
 
     async def resume(self) -> None:
         """End a pause. Shields itself, and logs what fails: it runs when something else has ended."""
         self.paused = False
+        await self._go_on()
+
+    async def keep_hearing(self) -> NoReturn:
+        """Begin the scan anew whenever it is time to."""
+        while True:
+            with trio.move_on_at(self._renew_at) as waiting:
+                await self._renewals.park()
+            if waiting.cancelled_caught:
+                await self._go_on()
+
+    def hear_again(self) -> None:
+        """Have everybody reported anew: somebody who was reported already may have become of interest."""
+        if self._on:
+            self._renew(trio.current_time())
+
+    def _renew(self, when: float) -> None:
+        self._renew_at = when
+        self._renewals.unpark_all()
+
+    async def _go_on(self) -> None:
         with trio.CancelScope(shield=True):  # each command has its own time-out
             try:
                 await self.apply()
             except AdapterUnavailable as error:
                 if self._stack.failure is None:
-                    log.warning("not scanning any more: %s", error)
+                    log.log(
+                        logging.DEBUG if self._refused else logging.WARNING, "not scanning for now: %s", error
+                    )
+                    self._refused = True
+                    self._renew(trio.current_time() + RENEWAL)
 
 
 class Advertisement(NamedTuple):
