@@ -32,9 +32,9 @@ RENEWAL: Final = 1.0
 class Scanning:
     """Active scanning, for some peers have their service's UUID in the scan response.
 
-    The controller leaves out what it has reported already, strangers too: reports would be most of what an idle
-    node computes. Every controller can, for Linux asks it of them all. With each scan it forgets whom it has
-    reported, so the scan is begun anew: after `RENEWAL`, and where somebody should be heard at once.
+    The controller leaves out what it has reported already, strangers too: reports would be most of what an
+    idle node computes. Every controller can, for Linux asks it of them all. With each scan it forgets whom it
+    has reported, so the scan is begun anew: after `RENEWAL`, and where somebody should be heard at once.
     """
 
     def __init__(self, stack: Stack) -> None:
