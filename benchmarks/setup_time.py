@@ -8,13 +8,15 @@
     and only from there its time counts.
 `start`
     From the start of rnsd to the interface's being online, as its status says, with a configuration directory
-    that is new; beside it an rnsd without interface, which counts as up when it says so itself.
+    that is new; beside it an rnsd without interface, which counts as up when it says so itself. And the
+    memory that is resident in either then.
 `imports`
     What importing costs, and how much memory is resident afterwards: RNS alone, the file that Reticulum loads
     with it, and a driver.
 `idle`
-    The share of a core that an rnsd takes whose peers are all linked while nobody sends. One place of each
-    is free, so that all go on scanning and advertising.
+    The share of a core that an rnsd takes whose peers are all linked while nobody sends, and its resident
+    memory; beside it an rnsd without interface. One place of each is free, so that all go on scanning and
+    advertising.
 
 `bluez` runs in the laboratory's guest only: `--guest 5.66` boots one and runs this program in it, for the
 parts that BlueZ has to do with. Rounds are interleaved: each has everything that is compared.
@@ -289,6 +291,13 @@ class Daemon:
         """Seconds that it has computed so far, with all its threads."""
         return computed(self._process.pid)
 
+    @property
+    def resident(self) -> float:
+        """MiB that are resident now (proc(5): VmRSS)."""
+        lines = Path("/proc", str(self._process.pid), "status").read_text().splitlines()
+        (kib,) = [line.split()[1] for line in lines if line.startswith("VmRSS")]
+        return int(kib) / 1024
+
     async def up(self) -> float:
         """Seconds from its start until it says that it has started."""
         return await self._until(lambda: b"Started rnsd" in self._output.read_bytes(), ONLINE_TIMEOUT)
@@ -350,7 +359,9 @@ def keys_of(driver: str, transport: str, places: int) -> dict[str, str]:
 
 
 async def starts(driver: str, rounds: int, directory: Path) -> dict[str, Figure]:
-    """Seconds to the start of an rnsd without interface, and with one; in each round, one after the other."""
+    """Seconds to the start of an rnsd without interface, and with one, and MiB that are resident then; in
+    each round, one after the other.
+    """
     times: defaultdict[str, list[float]] = defaultdict(list)
 
     async def note(daemon: Daemon, name: str, number: int) -> None:
@@ -368,6 +379,8 @@ async def starts(driver: str, rounds: int, directory: Path) -> dict[str, Figure]
                     async with trio.open_nursery() as watchers:
                         for what in ("up",) if keys is None else ("up", "online"):
                             watchers.start_soon(note, daemon, f"{name}, {what}", number)
+                    if number:
+                        times[f"{name}, resident, MiB"].append(daemon.resident)
                     nursery.cancel_scope.cancel()
     figures = {name: Figure(tuple(values)) for name, values in times.items()}
     plain = figures["plain, up"].rounds
@@ -409,6 +422,7 @@ async def idle(driver: str, seconds: float, directory: Path) -> dict[str, Any]:
         after = [daemon.cpu for daemon in daemons] + [computed(pid) for pid in others.values()]
         shares = [100 * (now - then) / lasted for then, now in zip(before, after, strict=True)]
         still = [daemon.peers for daemon in daemons[1:]]
+        resident = [daemon.resident for daemon in daemons]
         nursery.cancel_scope.cancel()
     return {
         "peers": count - 1,
@@ -416,6 +430,8 @@ async def idle(driver: str, seconds: float, directory: Path) -> dict[str, Any]:
         "seconds": round(lasted, 1),
         "rnsd": Figure(tuple(shares[1 : len(daemons)])).as_json(),
         "rnsd_without_interface": round(shares[0], 3),
+        "resident_mib": Figure(tuple(resident[1:])).as_json(),
+        "resident_mib_without_interface": round(resident[0], 3),
         **{name: round(share, 3) for name, share in zip(others, shares[len(daemons) :], strict=True)},
     }
 
@@ -565,7 +581,9 @@ def shown(result: Mapping[str, Any]) -> str:
     blocks += result.get("failures", [])
     if "start" in result:
         rows = [[name, *cells(figure)] for name, figure in result["start"].items() if name != "driver"]
-        blocks.append(table((f"start of rnsd, s (driver {result['start']['driver']})", *heads), rows))
+        blocks.append(
+            table((f"start of rnsd, s, and MiB (driver {result['start']['driver']})", *heads), rows)
+        )
     if "imports" in result:
         for name, head in (
             ("seconds", "import, s"),
@@ -586,6 +604,9 @@ def shown(result: Mapping[str, Any]) -> str:
             if name in figures
         ]
         blocks.append(table((head, *heads), rows))
+        rows = [["rnsd", *cells(figures["resident_mib"])]]
+        rows += [["rnsd_without_interface", figures["resident_mib_without_interface"], "", ""]]
+        blocks.append(table(("idle, resident MiB", *heads), rows))
     return "\n\n".join(blocks)
 
 

@@ -23,8 +23,8 @@ from dataclasses import InitVar, dataclass
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-from rns_ble.drivers.base import ConfigurationError
 from rns_ble.drivers.names import check_adapter, check_transport
+from rns_ble.drivers.terms import ConfigurationError
 from rns_ble.protocol.gatt import SERVICE_UUID
 
 log = logging.getLogger(__name__)

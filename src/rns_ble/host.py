@@ -10,6 +10,7 @@ queue; the delivery thread takes them out and tells its own listener, in the sam
 3. `stop` may be called by any thread, at any time, by several at once, and returns within its timeout.
 4. There is no lock: `_stopping` is set before the token is looked at, the token is published before
    `_stopping` is looked at, so one of the two sides always sees the other.
+5. Trio is not imported here: what runs in it is loaded on its thread (`rns_ble.trio_thread`).
 """
 
 from __future__ import annotations
@@ -18,26 +19,24 @@ import contextlib
 import enum
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import ContextVar
 from queue import SimpleQueue
-from typing import Final, TypeVar
-
-import trio
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from rns_ble import quiet
-from rns_ble.drivers.base import GOODBYE_TIMEOUT
-from rns_ble.mesh import Listener, Mesh
-from rns_ble.peer import Peer
+from rns_ble.drivers.terms import GOODBYE_TIMEOUT
+
+if TYPE_CHECKING:
+    import trio
+
+    from rns_ble.mesh import Listener, Mesh
+    from rns_ble.peer import Peer
 
 log = quiet.logger(__name__)
 
 T = TypeVar("T")
-
-IDENTITY_POLL: Final = 0.1
-"""Seconds between two looks for our identity. Reticulum sets it after it has made its interfaces, and tells
-nobody."""
 
 PACKETS_PER_PEER: Final = 256
 """Packets from one peer that may wait for delivery: three times what a Reticulum Resource keeps in flight
@@ -85,31 +84,25 @@ _Event = tuple[_What, _Backlog | None, object]
 
 
 class Host:
-    """Runs `run(identity, listener)` in a Trio thread of its own and delivers what it tells to `listener`."""
+    """Has `work(host)` done on a thread of its own, and delivers what it tells to `listener`."""
 
-    def __init__(
-        self,
-        name: str,
-        run: Callable[[bytes, Listener], Awaitable[object]],
-        identity: Callable[[], bytes | None],
-        listener: Listener,
-    ) -> None:
-        """`identity` is asked on the Trio thread until it answers; `run` starts then and ends by being
-        cancelled. `listener` is called on the delivery thread; what it raises is logged and goes no further.
+    def __init__(self, name: str, work: Callable[[Host], object], listener: Listener) -> None:
+        """`work` runs Trio, says so (`running`), and ends when that scope is cancelled. `listener` is called
+        on the delivery thread; what it raises is logged and goes no further.
         """
         self.name = name
         self.packets_dropped = 0
         """Packets received that found no room on their way to the listener."""
-        self._run = run
-        self._identity = identity
+        self._work = work
         self._listener = listener
         self._events: SimpleQueue[_Event] = SimpleQueue()
         self._backlogs: dict[Peer, _Backlog] = {}
         self._stopping = False
         self._token: trio.lowlevel.TrioToken | None = None
-        self._scope = trio.CancelScope()
+        self._scope: trio.CancelScope
+        """There before the token is."""
         # Daemons, so that a Bluetooth stack that hangs can't keep the process from ending.
-        self._radio = threading.Thread(target=self._run_trio, name=f"{name} radio", daemon=True)
+        self._radio = threading.Thread(target=self._do_work, name=f"{name} radio", daemon=True)
         self._delivery = threading.Thread(target=self._deliver, name=f"{name} delivery", daemon=True)
 
     # --- life ---
@@ -135,7 +128,7 @@ class Host:
         deadline = time.monotonic() + timeout
         self._stopping = True
         if self._token is not None:
-            with contextlib.suppress(trio.RunFinishedError):
+            with contextlib.suppress(RuntimeError):  # trio.RunFinishedError
                 self._token.run_sync_soon(self._scope.cancel)
         if threading.current_thread() is self._radio:
             return
@@ -178,17 +171,20 @@ class Host:
 
         try:
             self._token.run_sync_soon(on_trio_thread)
+        except RuntimeError:  # trio.RunFinishedError
+            return None
+        try:
             return answer.result(timeout)
-        except (trio.RunFinishedError, TimeoutError):
+        except TimeoutError:
             return None
 
     # --- the Trio thread ---
 
-    def _run_trio(self) -> None:
+    def _do_work(self) -> None:
         current_interface.set(self.name)
         reason = "ended by a bug"
         try:
-            trio.run(self._main)
+            self._work(self)
             reason = "stopped"
         except Exception as error:
             reason = f"ended by a bug: {error!r}"
@@ -196,14 +192,11 @@ class Host:
         finally:
             self._put(_What.END, None, reason)
 
-    async def _main(self) -> None:
-        with self._scope:
-            self._token = trio.lowlevel.current_trio_token()
-            if self._stopping:
-                return
-            while (identity := self._identity()) is None:  # noqa: ASYNC110  (see IDENTITY_POLL)
-                await trio.sleep(IDENTITY_POLL)
-            await self._run(identity, self)
+    def running(self, token: trio.lowlevel.TrioToken, scope: trio.CancelScope) -> bool:
+        """From the work: Trio runs, and `scope` ends it. False: it is to end at once."""
+        self._scope = scope
+        self._token = token
+        return not self._stopping
 
     def _put(self, what: _What, backlog: _Backlog | None, extra: object) -> None:
         self._events.put((what, backlog, extra))

@@ -10,6 +10,8 @@ itself decides which packet goes to which of them. What is always true:
 2. Peers come, bring packets and go on the delivery thread alone, in that order. Reticulum finds a peer that
    has gone missing from its list of interfaces and drops the paths, links and tables that lead there.
 3. A peer interface is never without its parent's access code, or the passphrase would not be enforced.
+4. Reticulum does not wait for the Bluetooth stack's libraries, nor for Trio: they are loaded on the thread
+   that they run on (`rns_ble.trio_thread`). Only a program that brings a driver of its own has them already.
 """
 
 from __future__ import annotations
@@ -22,29 +24,30 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import RNS
-import trio
 from RNS.Interfaces.Interface import Interface
 
 from rns_ble import __version__, quiet
 from rns_ble.config import BLEConfig
-from rns_ble.drivers.base import GOODBYE_TIMEOUT, BLEDriverInterface, BLEError, ConfigurationError
-from rns_ble.drivers.threaded import ThreadedDriver
+from rns_ble.drivers.terms import GOODBYE_TIMEOUT, BLEError, ConfigurationError
 from rns_ble.flows import flow_of, without_access_code
 from rns_ble.host import Host, current_interface
-from rns_ble.mailbox import Mailbox
-from rns_ble.mesh import Listener, Mesh
-from rns_ble.peer import Peer
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, TX_UUID
 from rns_ble.reticulum_log import bridge_logging
 from rns_ble.status import InterfaceStatus, MeshStatus
-from rns_ble.status_server import serve_status
 from rns_ble.status_socket import DIRECTORY
-from rns_ble.supervisor import supervise
+
+if TYPE_CHECKING:
+    from rns_ble.drivers.base import BLEDriverInterface
+    from rns_ble.drivers.threaded import ThreadedDriver
+    from rns_ble.mailbox import Mailbox
+    from rns_ble.mesh import Listener, Mesh
+    from rns_ble.peer import Peer
 
 log = quiet.logger(__name__)
 
@@ -67,6 +70,14 @@ DRIVER_CLASSES: Final = MappingProxyType(
     }
 )
 """Driver → its module, its class and the key of the configuration that the class takes."""
+
+LIBRARIES: Final = MappingProxyType(
+    {
+        "bleak": ("bleak", "dbus_next", "trio", "trio_asyncio"),
+        "bumble": ("bumble", "trio", "trio_asyncio"),
+    }
+)
+"""Driver → what it can't be loaded without."""
 
 SERVICE_DISCOVERY_DELAY: Final = 1.5
 """Seconds; what ble-reticulum tells drivers of the callback contract when the section does not say."""
@@ -119,12 +130,18 @@ class BLEInterface(_Common):
         heading = current_interface.set(f"BLEInterface[{configuration.get('name', BLEConfig().name)}]")
         try:
             make = type(self).driver_class
-            calls_back = isinstance(make, type) and not issubclass(make, BLEDriverInterface)
+            calls_back = _calls_back(make)
             own = driver is not None or make is not None
             self.config = BLEConfig.from_section(configuration, own_driver=own, others=calls_back)
+            self._threaded: ThreadedDriver | None = None
             if driver is None and make is not None and calls_back:
-                driver = ThreadedDriver.construct(make, self.config, _service_discovery_delay(configuration))
-            self._driver: BLEDriverInterface = driver or (make or make_driver)(self.config)
+                delay = _service_discovery_delay(configuration)
+                driver = self._threaded = _threaded(make, self.config, delay)
+            elif driver is None and make is not None:
+                driver = make(self.config)
+            elif driver is None and not all(map(find_spec, LIBRARIES[self.config.driver])):
+                driver = make_driver(self.config)  # it says what is missing
+            self._driver: BLEDriverInterface | None = driver
         except BLEError as error:
             for line in str(error).splitlines():
                 log.error("can't be used: %s", line)  # noqa: TRY400  (Reticulum logs the traceback)
@@ -148,10 +165,10 @@ class BLEInterface(_Common):
         self._driver_name = type(self.driver).__name__ if own else self.config.driver
         self._began = time.monotonic()
         self._offline_reason = "it has just started"
-        self._host = Host(str(self), self._run, _transport_identity, self)
-        if isinstance(self._driver, ThreadedDriver):
+        self._host = Host(str(self), self._work, self)
+        if self._threaded is not None:
             uuids = (self.config.service_uuid, RX_UUID, TX_UUID, IDENTITY_UUID)
-            self._driver.start_early(*uuids, within=START_EARLY)
+            self._threaded.start_early(*uuids, within=START_EARLY)
 
     def __str__(self) -> str:
         return f"BLEInterface[{self.name}]"
@@ -160,8 +177,10 @@ class BLEInterface(_Common):
 
     @property
     def driver(self) -> Any:
-        """The driver: what `driver_class` has made, also where that is one of the callback contract."""
-        return self._driver.theirs if isinstance(self._driver, ThreadedDriver) else self._driver
+        """The driver: what `driver_class` has made, also where that is one of the callback contract. One that
+        the key `driver` asks for is None until it is loaded.
+        """
+        return self._driver if self._threaded is None else self._threaded.theirs
 
     @property
     def max_peers(self) -> int:
@@ -199,8 +218,8 @@ class BLEInterface(_Common):
         for interface in self.spawned_interfaces.copy():
             interface.detach()
         self._host.stop()
-        if isinstance(self._driver, ThreadedDriver):
-            self._driver.stop_early(within=GOODBYE_TIMEOUT)
+        if self._threaded is not None:
+            self._threaded.stop_early(within=GOODBYE_TIMEOUT)
         atexit.unregister(self.detach)
 
     @property
@@ -271,17 +290,29 @@ class BLEInterface(_Common):
 
     # --- the mesh ---
 
-    async def _run(self, identity: bytes, listener: Listener) -> None:
-        # What Reticulum has put in here since the constructor is there by now: it starts us after that.
-        longest = self.HW_MTU + (self.ifac_size or 0)
+    def _work(self, host: Host) -> None:
+        """All that runs in Trio, on its thread."""
+        from rns_ble.trio_thread import keep_online, run_in_trio  # noqa: PLC0415 - see 4. above
+
+        try:
+            self._driver = driver = self._driver or make_driver(self.config)
+        except BLEError as error:  # a library of its libraries' is missing
+            self._offline_reason = str(error)
+            log.error("can't be used: %s", error)  # noqa: TRY400 - it says it all
+            return
         config = self.config
-        if isinstance(self._driver, ThreadedDriver):
+        if self._threaded is not None:
             # It knows the power mode, and scans as it thinks fit for as long as it is told to scan.
             config = replace(config, power_mode="aggressive")
-        async with trio.open_nursery() as nursery:
+
+        async def run(identity: bytes, listener: Listener) -> None:
+            # What Reticulum has put in here since the constructor is there by now: it starts us after that.
+            longest = self.HW_MTU + (self.ifac_size or 0)
             directory = Path(RNS.Reticulum.storagepath, DIRECTORY)
-            nursery.start_soon(serve_status, directory, self.name, self._status)
-            await supervise(self._driver, config, identity, listener, longest, self._linked_elsewhere)
+            elsewhere = self._linked_elsewhere
+            await keep_online(driver, config, identity, listener, longest, elsewhere, directory, self._status)
+
+        run_in_trio(host, _transport_identity, run)
 
     def _linked_elsewhere(self, identity: bytes) -> bool:
         """Whether another interface of this process, in the same network, has that peer. On the Trio
@@ -315,7 +346,7 @@ class BLEInterface(_Common):
             driver=self._driver_name,
             adapter=self.config.adapter,
             transport=self.config.transport,
-            address=self._driver.address,
+            address=None if self._driver is None else self._driver.address,
             pid=os.getpid(),
             version=__version__,
             rns_version=RNS.__version__,
@@ -400,6 +431,21 @@ class BLEPeerInterface(_Common):
         # Otherwise Reticulum's timers would go on sending its queue into nowhere, one thread at a time.
         self.announce_queue: list[object] = []
         self.held_announces: dict[bytes, object] = {}
+
+
+def _calls_back(make: Callable[..., Any] | None) -> bool:
+    """Whether this is the class of a driver of the callback contract."""
+    if not isinstance(make, type):
+        return False
+    from rns_ble.drivers.base import BLEDriverInterface  # noqa: PLC0415 - see 4. above
+
+    return not issubclass(make, BLEDriverInterface)
+
+
+def _threaded(make: Callable[..., Any], config: BLEConfig, service_discovery_delay: float) -> ThreadedDriver:
+    from rns_ble.drivers.threaded import ThreadedDriver  # noqa: PLC0415 - see 4. above
+
+    return ThreadedDriver.construct(make, config, service_discovery_delay)
 
 
 def _transport_identity() -> bytes | None:

@@ -8,12 +8,12 @@ once, with the next line of that module after the window.
 from __future__ import annotations
 
 import logging
+import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 from weakref import WeakKeyDictionary
-
-import trio
 
 WINDOW: Final = 10.0
 """Seconds. The counted ones are told while whoever reads the log still looks."""
@@ -70,7 +70,10 @@ class _Quiet(logging.Filter):
 
 def _now() -> tuple[object, float]:
     """A clock, and the time on it. Each run of Trio has its own."""
-    try:
-        return trio.lowlevel.current_trio_token(), trio.current_time()
-    except RuntimeError:  # on another thread; a module's lines that can be many are logged on one
-        return None, time.monotonic()
+    # Not imported: who logs before Trio is needed does not wait for it, and on another thread it may be half
+    # imported.
+    lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
+    if lowlevel is not None:
+        with suppress(RuntimeError):  # on another thread; a module's lines that can be many are logged on one
+            return lowlevel.current_trio_token(), lowlevel.current_clock().current_time()
+    return None, time.monotonic()

@@ -9,16 +9,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
 from rns_ble.host import STOP_TIMEOUT, Host
-from rns_ble.mesh import Mesh
+from rns_ble.mesh import Listener, Mesh
 from rns_ble.peer import Peer
 from rns_ble.supervisor import supervise
 from rns_ble.testing.checkpoints import Strike
+from rns_ble.trio_thread import main, run_in_trio
 from tests.cancellation.reached import interrupt
 from tests.cancellation.scenes import Scene, surrounded
 from tests.nodes import running
@@ -45,12 +47,19 @@ def test_the_host_is_stopped(every: bool) -> None:
             return node.identity if trio.current_time() >= known_at else None
 
         async with surrounded(scene):
-            host = Host(
-                "Test", lambda own, _host: supervise(node.driver, node.config, own, node), identity, node
-            )
-            with strike.acting(lambda _task: strike.cancel(host._scope)):
+            host = Host("Test", lambda _host: None, node)
+
+            async def run(own: bytes, _host: Listener) -> None:
+                await supervise(node.driver, node.config, own, node)
+
+            def stop(_task: object) -> None:
+                host._stopping = True
+                if host._token is not None:
+                    strike.cancel(host._scope)
+
+            with strike.acting(stop):
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(host._main)
+                    nursery.start_soon(main, host, identity, run)
                     await scene.play()
                     host._scope.cancel()
             assert not node.up
@@ -94,7 +103,8 @@ class Told:
 def live_host() -> tuple[Host, Told, NeighbourDriver]:
     """With a neighbour that it is linked to."""
     told, driver = Told(), NeighbourDriver(EAGER)
-    host = Host("Test", lambda own, host: supervise(driver, EAGER, own, host), lambda: OWN, told)
+    run = partial(supervise, driver, EAGER)
+    host = Host("Test", partial(run_in_trio, identity=lambda: OWN, run=run), told)
     host.start()
     assert told.linked.wait(PATIENCE)
     return host, told, driver

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 
 import pytest
 import trio
@@ -13,6 +14,7 @@ from rns_ble.host import EVENTS_WAITING, PACKETS_PER_PEER, Host, current_interfa
 from rns_ble.mesh import Listener
 from rns_ble.peer import Peer
 from rns_ble.protocol.pairs import Cuts
+from rns_ble.trio_thread import run_in_trio
 
 OWN = b"\x01" * 16
 PATIENCE = 10.0
@@ -86,7 +88,7 @@ class Hosts:
         self.made: list[Host] = []
 
     def make(self, run: Run, identity: Callable[[], bytes | None] = lambda: OWN) -> Host:
-        self.made.append(Host("Test", run, identity, self.listener))
+        self.made.append(Host("Test", partial(run_in_trio, identity=identity, run=run), self.listener))
         return self.made[-1]
 
     def start(self, run: Run, identity: Callable[[], bytes | None] = lambda: OWN) -> Host:

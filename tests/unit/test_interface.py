@@ -31,11 +31,11 @@ SOURCES = Path(rns_ble.__file__).parents[1]
 # --- imports ---
 
 
-def test_importing_the_interface_brings_in_no_bluetooth_library_and_changes_no_asyncio():
+def test_importing_the_interface_brings_in_neither_trio_nor_bluetooth_and_changes_no_asyncio():
     code = (
         "import sys, asyncio; policy = type(asyncio.get_event_loop_policy())\n"
         "import rns_ble.interface\n"
-        "assert not {'bleak', 'bumble', 'trio_asyncio', 'dbus_next'} & set(sys.modules)\n"
+        "assert not {'bleak', 'bumble', 'trio', 'trio_asyncio', 'dbus_next'} & set(sys.modules)\n"
         "assert type(asyncio.get_event_loop_policy()) is policy\n"
     )
     subprocess.run(

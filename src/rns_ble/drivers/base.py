@@ -27,11 +27,38 @@ from typing import Final, Self
 
 import trio
 
+from rns_ble.drivers.terms import (
+    GOODBYE_TIMEOUT,
+    AdapterFull,
+    AdapterUnavailable,
+    AdvertisingUnavailable,
+    AlreadyConnected,
+    BLEError,
+    ConfigurationError,
+    PeerUnreachable,
+    PermissionDenied,
+    ProtocolViolation,
+)
 from rns_ble.protocol.gatt import IDENTITY_LENGTH, value_limit, write_limit
 
-GOODBYE_TIMEOUT: Final = 5.0
-"""Seconds a driver may take to close a link or itself. BlueZ waits 2.0 s before it drops an ACL
-connection, so a shorter deadline would leave every link behind."""
+__all__ = [
+    "GOODBYE_TIMEOUT",
+    "AdapterFull",
+    "AdapterUnavailable",
+    "AdvertisingUnavailable",
+    "AlreadyConnected",
+    "BLEDevice",
+    "BLEDriverInterface",
+    "BLEError",
+    "BLELink",
+    "ConfigurationError",
+    "DriverState",
+    "LinkLost",
+    "PeerUnreachable",
+    "PermissionDenied",
+    "ProtocolViolation",
+    "Role",
+]
 
 SIGHTINGS_BUFFERED: Final = 256
 """Sightings waiting for the mesh. One that finds no room is dropped: the next follows within a second."""
@@ -40,44 +67,8 @@ ACCEPTED_BUFFERED: Final = 32
 """Links waiting for the mesh: more than any controller holds at once (7 to 20 in common ones)."""
 
 
-class BLEError(Exception):
-    """Something Bluetooth failed. The message says what to do about it, where anything can be done."""
-
-
-class AdapterUnavailable(BLEError):
-    """The adapter, or the stack under it, is missing, off or gone. Ends `async with driver`."""
-
-
-class PermissionDenied(AdapterUnavailable):
-    """The adapter is there, but this user may not use it."""
-
-
-class AdvertisingUnavailable(BLEError):
-    """The adapter works but does not advertise. Whoever only connects to others does not need that."""
-
-
-class PeerUnreachable(BLEError):
-    """An attempt to connect failed on the peer's side: not in range, refused, no such service."""
-
-
-class AlreadyConnected(BLEError):
-    """The two adapters are linked already, so the attempt never was made. No failure of the peer's."""
-
-
-class AdapterFull(BLEError):
-    """The controller holds no more connections, so the attempt never was made. No failure of the peer's."""
-
-
 class LinkLost(BLEError, trio.BrokenResourceError):
     """The link has ended: out of range, closed by the peer, or closed by us."""
-
-
-class ProtocolViolation(BLEError):
-    """The peer does not speak BLE Reticulum (for example: its Identity is not 16 bytes)."""
-
-
-class ConfigurationError(BLEError, ValueError):
-    """The configuration can't work. Names the key, the value and what is allowed."""
 
 
 class Role(enum.Enum):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from rns_ble.drivers.base import ConfigurationError
+from rns_ble.drivers.terms import ConfigurationError
 from rns_ble.protocol.advertisement import normalise_address
 
 TRANSPORTS: Final = frozenset(

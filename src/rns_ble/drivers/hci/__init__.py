@@ -12,7 +12,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from rns_ble.drivers.base import ConfigurationError
+from rns_ble.drivers.terms import ConfigurationError
 
 if TYPE_CHECKING:
     from rns_ble.drivers.hci.driver import BumbleDriver
