@@ -74,7 +74,7 @@ async def test_a_scan_lists_who_serves(tmp_path: Path) -> None:
         assert out.startswith("Nobody was heard in 1 s. ")
         async with serving(*options) as server:
             address = (await server.event("serving"))["address"]
-            report = await checked("scan", *options, "--seconds", "1")
+            report = await checked("scan", *options, "--seconds", "3")
             [device] = report["devices"]
             assert device["address"] == address
             assert -127 < device["rssi"] < 20
