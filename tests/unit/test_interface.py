@@ -22,7 +22,7 @@ import rns_ble
 from rns_ble import interface
 from rns_ble.config import RETICULUM_KEYS, BLEConfig
 from rns_ble.drivers.base import ConfigurationError
-from rns_ble.host import current_interface
+from rns_ble.host import Host, current_interface
 from rns_ble.reticulum_log import bridge_logging
 
 SOURCES = Path(rns_ble.__file__).parents[1]
@@ -114,8 +114,35 @@ def test_a_driver_whose_library_is_missing(module, monkeypatch):
     assert raised.value.__suppress_context__, "Reticulum prints the traceback, and the import's says no more"
 
 
-def test_both_drivers_of_the_configuration_have_a_class():
-    assert set(interface.DRIVER_CLASSES) == {"bleak", "bumble"}
+def missing(module: Path, monkeypatch: pytest.MonkeyPatch, *, looked_for: bool) -> str:
+    """Let the driver lack a library. What an interface says of it."""
+    module.write_text("import no_such_library\n")
+    monkeypatch.setattr(interface, "DRIVER_CLASSES", {"bleak": ("some_driver", "Driver", "adapter")})
+    monkeypatch.setattr(interface, "LIBRARIES", {"bleak": ("no_such_library",) if looked_for else ()})
+    return f"driver = bleak: its Python package no_such_library is missing: install it for {sys.executable}"
+
+
+def test_a_library_that_is_missing_is_said_in_the_constructor(module, monkeypatch, reticulum_log):
+    why = missing(module, monkeypatch, looked_for=True)
+    with pytest.raises(ConfigurationError) as raised:
+        interface.BLEInterface(RNS.Transport, {"name": "A"})
+    assert str(raised.value) == why
+    errors = [line for line, level in reticulum_log if level == RNS.LOG_ERROR]
+    assert errors == [f"BLEInterface[A]: can't be used: {why}"]
+
+
+def test_what_only_loading_tells_is_said_when_it_is_loaded(module, monkeypatch, caplog):
+    why = missing(module, monkeypatch, looked_for=False)
+    made = object.__new__(interface.BLEInterface)  # its constructor needs a Reticulum that runs
+    made.config, made._driver, made._threaded = BLEConfig(), None, None
+    made._work(Host("A", made._work, made))
+    assert made.driver is None
+    assert made._offline_reason == why
+    assert f"can't be used: {why}" in caplog.messages
+
+
+def test_both_drivers_of_the_configuration_have_a_class_and_their_libraries():
+    assert set(interface.DRIVER_CLASSES) == set(interface.LIBRARIES) == {"bleak", "bumble"}
     for _, _, key in interface.DRIVER_CLASSES.values():
         assert hasattr(BLEConfig(), key)
 
