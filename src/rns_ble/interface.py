@@ -133,15 +133,14 @@ class BLEInterface(_Common):
             calls_back = _calls_back(make)
             own = driver is not None or make is not None
             self.config = BLEConfig.from_section(configuration, own_driver=own, others=calls_back)
-            self._threaded: ThreadedDriver | None = None
             if driver is None and make is not None and calls_back:
-                delay = _service_discovery_delay(configuration)
-                driver = self._threaded = _threaded(make, self.config, delay)
+                driver = _adapted(make, self.config, _service_discovery_delay(configuration))
             elif driver is None and make is not None:
                 driver = make(self.config)
             elif driver is None and not all(map(find_spec, LIBRARIES[self.config.driver])):
                 driver = make_driver(self.config)  # it says what is missing
             self._driver: BLEDriverInterface | None = driver
+            self._threaded = None if driver is None else _as_threaded(driver)
         except BLEError as error:
             for line in str(error).splitlines():
                 log.error("can't be used: %s", line)  # noqa: TRY400  (Reticulum logs the traceback)
@@ -442,10 +441,16 @@ def _calls_back(make: Callable[..., Any] | None) -> bool:
     return not issubclass(make, BLEDriverInterface)
 
 
-def _threaded(make: Callable[..., Any], config: BLEConfig, service_discovery_delay: float) -> ThreadedDriver:
+def _adapted(make: Callable[..., Any], config: BLEConfig, service_discovery_delay: float) -> ThreadedDriver:
     from rns_ble.drivers.threaded import ThreadedDriver  # noqa: PLC0415 - see 4. above
 
     return ThreadedDriver.construct(make, config, service_discovery_delay)
+
+
+def _as_threaded(driver: BLEDriverInterface) -> ThreadedDriver | None:
+    from rns_ble.drivers.threaded import ThreadedDriver  # noqa: PLC0415 - see 4. above
+
+    return driver if isinstance(driver, ThreadedDriver) else None
 
 
 def _transport_identity() -> bytes | None:
