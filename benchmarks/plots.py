@@ -160,8 +160,8 @@ def setup(result: dict[str, Any]) -> Any:
     """What a user waits for."""
     times: dict[str, Mapping[str, Any]] = {"virtual radio": result["radio"]}
     for version, guest in result.get("guests", {}).items():
-        names = {"rns_ble": f"BlueZ {version}", "ble-reticulum": f"ble-reticulum,\nBlueZ {version}"}
-        times |= {names[side]: measured for side, measured in guest.get("bluez", {}).items()}
+        sides = {"rns_ble": f"BlueZ {version}", "ble-reticulum": f"ble-reticulum,\nBlueZ {version}"}
+        times |= {sides[side]: measured for side, measured in guest.get("bluez", {}).items()}
     linked = {name: taken for name, taken in times.items() if {"cold", "reconnect"} <= taken.keys()}
     figure, (links, imports) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     for index, which in enumerate(("cold", "reconnect")):
