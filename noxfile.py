@@ -215,5 +215,8 @@ def bench(session: nox.Session) -> None:
     """Every benchmark, into docs/performance/short: `-- --long --guest 5.66 --reference PATH
     --reference-python PROGRAM` for the figures in docs/performance itself.
     """
-    session.install("-q", "-e", ".[test]", "matplotlib>=3.10,<4")
+    session.install("-q", "-e", ".[bench]")
+    for generation in BLUEZ:
+        if generation in session.posargs:
+            _build_laboratory(session, generation)
     session.run("python", "benchmarks/report.py", *session.posargs)

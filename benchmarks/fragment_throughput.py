@@ -4,9 +4,9 @@ For each size of packet and each value limit: packets are cut into values (`frag
 from values that come in order (`in order`), and from values of which all but the first come backwards and
 twice (`disturbed`). Beside this package's codec, in each round, the same packets go through
 
-- the floor: a header and a slice for each value, in one list comprehension, and for the way back a slice of
-  each value and one join. No rule of the protocol is in it, not even the sequence in the header. A packet
-  that fits one value needs no comprehension, so there the codec can be faster than that. Where values come
+- the floor: a header and a slice for each value, in one list comprehension unless one value is enough, and
+  for the way back a slice of each value and one join. No rule of the protocol is in it, not even the sequence
+  in the header. Slices that are planned once for each length can be faster than that. Where values come
   twice there is no floor: who can tell them apart follows the protocol;
 - with `--reference`, ble-reticulum's codec as it runs inside Reticulum at its default log level
   (`reference`), and without its calls of Reticulum's log (`unlogged`): formatting lines that nobody reads is
@@ -94,6 +94,8 @@ def floor_of(value_limit: int) -> Callable[[bytes], list[bytes]]:
     size = value_limit - HEADER_LENGTH
 
     def fragment(packet: bytes) -> list[bytes]:
+        if len(packet) <= size:
+            return [header + packet]
         return [header + packet[start : start + size] for start in range(0, len(packet), size)]
 
     return fragment

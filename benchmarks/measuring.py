@@ -124,7 +124,8 @@ def readable_output() -> Iterator[None]:
 
 def setting(benchmark: str, reference: Reference | None = None, **more: Any) -> dict[str, Any]:
     """What a result has to name for somebody to make sense of it."""
-    versions = {"rns_ble": rns_ble.__version__}
+    ours = commit_of(Path(__file__).resolve().parents[1])
+    versions = {"rns_ble": f"{rns_ble.__version__} ({ours})" if ours else rns_ble.__version__}
     for package in VERSIONS:
         try:
             versions[package] = importlib.metadata.version(package)
@@ -137,10 +138,28 @@ def setting(benchmark: str, reference: Reference | None = None, **more: Any) -> 
         "versions": versions,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "machine": processor(),
-        "system": platform.system(),
+        "system": f"{platform.system()} {platform.release()}",
         "measured_on": datetime.now(UTC).date().isoformat(),
         **more,
     }
+
+
+def commit_of(checkout: Path) -> str | None:
+    """Its commit, with `-dirty` where something has been changed since; None where git doesn't know it."""
+    git = ["git", "-C", str(checkout)]
+    top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=False)
+    if top.returncode or Path(top.stdout.strip()) != checkout:
+        return None
+    # Results that are being written are no change of what is measured.
+    described = [*git, "describe", "--always", "--exclude=*"]
+    commit = subprocess.run(described, capture_output=True, text=True, check=False).stdout.strip()
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    return f"{commit}-dirty" if changed else commit
 
 
 def processor() -> str:
@@ -169,14 +188,8 @@ class Reference:
     @property
     def version(self) -> str:
         """Its commit where git knows it, or else what its project file says."""
-        git = subprocess.run(
-            ["git", "-C", str(self.checkout), "rev-parse", "--show-toplevel", "--short", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if git.returncode == 0 and Path(git.stdout.split()[0]) == self.checkout:
-            return git.stdout.split()[1]
+        if commit := commit_of(self.checkout):
+            return commit
         for line in (self.checkout / "pyproject.toml").read_text().splitlines():
             if line.startswith("version"):
                 return line.split('"')[1]

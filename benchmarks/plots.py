@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import matplotlib as mpl
-from matplotlib import pyplot as plt
+try:
+    import matplotlib as mpl
+    from matplotlib import pyplot as plt
+except ModuleNotFoundError:
+    sys.exit("no pictures without matplotlib: python -m pip install -e '.[bench]'")
 
 COLOURS: Final = ("#4051b5", "#b0b7e0", "#c75b12", "#eac1a3")
 

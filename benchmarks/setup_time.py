@@ -5,7 +5,8 @@
     both sides: cold (BlueZ knows nothing of the peer, nor of its services), and again after it was closed.
     `radio` has two drivers on the virtual radio in this process; `bluez` two processes with an adapter each,
     of the laboratory's guest. ble-reticulum's driver reports whom a scan has found when that scan is over,
-    and only from there its time counts.
+    and only from there its time counts. Before it looks for services it waits 1.5 s, unless its configuration
+    says otherwise (`service_discovery_delay`); it is measured with that wait, and without.
 `start`
     From the start of rnsd to the interface's being online, as its status says, with a configuration directory
     that is new; beside it an rnsd without interface, which counts as up when it says so itself. And the
@@ -16,7 +17,7 @@
 `idle`
     The share of a core that an rnsd takes whose peers are all linked while nobody sends, and its resident
     memory; beside it an rnsd without interface. One place of each is free, so that all go on scanning and
-    advertising.
+    advertising. Each round is a span of time of the same network, and its figure the median of the nodes.
 
 `bluez` runs in the laboratory's guest only: `--guest 5.66` boots one and runs this program in it, for the
 parts that BlueZ has to do with. Rounds are interleaved: each has everything that is compared.
@@ -30,6 +31,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -44,6 +46,7 @@ from typing import Any, Final
 
 import trio
 from bluez_devices import forget_devices
+from link_reference import PYTHON
 from measuring import Figure, arguments_of, check_reference_python, readable_output, setting, table
 
 from rns_ble.cli.demo.network import Process, ProcessFailedError, write_configuration
@@ -287,9 +290,9 @@ class Daemon:
         return ask_all(self.directory).interfaces
 
     @property
-    def cpu(self) -> float:
-        """Seconds that it has computed so far, with all its threads."""
-        return computed(self._process.pid)
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
 
     @property
     def resident(self) -> float:
@@ -389,7 +392,7 @@ async def starts(driver: str, rounds: int, directory: Path) -> dict[str, Figure]
     return {**figures, "online, more than plain": Figure(ours)}
 
 
-async def idle(driver: str, seconds: float, directory: Path) -> dict[str, Any]:
+async def idle(driver: str, seconds: float, rounds: int, directory: Path) -> dict[str, Any]:
     """Percent of a core, of nodes that are linked with one another: of all, or with BlueZ of the one that has
     its adapter. Its peers have controllers without BlueZ then, since bluetoothd tells everybody what any of
     its adapters hears.
@@ -411,29 +414,37 @@ async def idle(driver: str, seconds: float, directory: Path) -> dict[str, Any]:
             await daemon.up()
         for node in nodes:
             await node.linked(count - 1)
-        say(f"idle, {driver}: all have {count - 1} peers; {SETTLED + seconds:g} s to go")
+        say(f"idle, {driver}: all have {count - 1} peers; {SETTLED + rounds * seconds:g} s to go")
         await trio.sleep(SETTLED)
         daemons = [plain, *(nodes if driver == "bumble" else nodes[:1])]
         others = {"ether": ether_pid} if driver == "bumble" else {"bluetoothd": _bluetoothd()}
-        before = [daemon.cpu for daemon in daemons] + [computed(pid) for pid in others.values()]
-        began = time.monotonic()
-        await trio.sleep(seconds)
-        lasted = time.monotonic() - began
-        after = [daemon.cpu for daemon in daemons] + [computed(pid) for pid in others.values()]
-        shares = [100 * (now - then) / lasted for then, now in zip(before, after, strict=True)]
+        pids = [daemon.pid for daemon in daemons] + list(others.values())
+        shares = [await _shares(pids, seconds) for _ in range(rounds)]
         still = [daemon.peers for daemon in daemons[1:]]
         resident = [daemon.resident for daemon in daemons]
         nursery.cancel_scope.cancel()
     return {
         "peers": count - 1,
         "peers_at_the_end": still,
-        "seconds": round(lasted, 1),
-        "rnsd": Figure(tuple(shares[1 : len(daemons)])).as_json(),
-        "rnsd_without_interface": round(shares[0], 3),
+        "seconds": seconds,
+        "rnsd": Figure(tuple(statistics.median(one[1 : len(daemons)]) for one in shares)).as_json(),
+        "rnsd_without_interface": Figure(tuple(one[0] for one in shares)).as_json(),
         "resident_mib": Figure(tuple(resident[1:])).as_json(),
         "resident_mib_without_interface": round(resident[0], 3),
-        **{name: round(share, 3) for name, share in zip(others, shares[len(daemons) :], strict=True)},
+        **{
+            name: Figure(tuple(one[place] for one in shares)).as_json()
+            for place, name in enumerate(others, len(daemons))
+        },
     }
+
+
+async def _shares(pids: Sequence[int], seconds: float) -> list[float]:
+    """Percent of a core that each process takes for so long."""
+    before = [computed(pid) for pid in pids]
+    began = time.monotonic()
+    await trio.sleep(seconds)
+    lasted = time.monotonic() - began
+    return [100 * (computed(pid) - then) / lasted for pid, then in zip(pids, before, strict=True)]
 
 
 def _bluetoothd() -> int:
@@ -522,6 +533,7 @@ async def measured(arguments: argparse.Namespace, directory: Path) -> dict[str, 
         if arguments.reference is not None:
             theirs = arguments.reference_python, str(HERE / "nodes" / "reference_setup_node.py")
             sides["ble-reticulum"] = [*theirs, str(arguments.reference.checkout)]
+            sides["ble-reticulum, without its wait"] = [*sides["ble-reticulum"], "--without-wait"]
         links = await on_bluez(arguments.rounds, sides, directory)
         result["bluez"] = {name: times.as_json() for name, times in links.items()}
     if "start" in arguments.part:
@@ -530,7 +542,10 @@ async def measured(arguments: argparse.Namespace, directory: Path) -> dict[str, 
     if "imports" in arguments.part and not IN_GUEST:
         result["imports"] = imports_as_json(await trio.to_thread.run_sync(imports, arguments.rounds))
     if "idle" in arguments.part:
-        result["idle"] = {"driver": driver, **await idle(driver, arguments.idle_seconds, directory)}
+        result["idle"] = {
+            "driver": driver,
+            **await idle(driver, arguments.idle_seconds, arguments.rounds, directory),
+        }
     return result
 
 
@@ -599,7 +614,7 @@ def shown(result: Mapping[str, Any]) -> str:
         head = f"idle, % of a core (driver {figures['driver']}, {figures['peers']} peers)"
         rows = [["rnsd", *cells(figures["rnsd"])]]
         rows += [
-            [name, figures[name], "", ""]
+            [name, *cells(figures[name])]
             for name in ("rnsd_without_interface", "ether", "bluetoothd")
             if name in figures
         ]
@@ -626,13 +641,13 @@ def main() -> None:
         type=seconds_to_wait,
         default=30.0,
         metavar="S",
-        help="how long idle is measured (30)",
+        help="how long idle is measured, in each round (30)",
     )
     parser.add_argument(
         "--reference-python",
-        default=sys.executable,
+        default=PYTHON,
         metavar="PROGRAM",
-        help="a Python that has what ble-reticulum's driver needs: bleak 1, bluezero, dbus-python, PyGObject",
+        help=f"a Python that has what ble-reticulum needs: see link_reference.py ({PYTHON})",
     )
     arguments = parser.parse_args()
     if "bluez" in (arguments.part or ()) and not (IN_GUEST or arguments.guest):
@@ -641,7 +656,11 @@ def main() -> None:
         parser.error("this is the guest: leave --guest out")
     if IN_GUEST and not set(arguments.part or PARTS) & set(GUEST_PARTS):
         parser.error(f"in the guest there are {', '.join(GUEST_PARTS)}")
+    if arguments.rounds * arguments.idle_seconds > IDLE_MAXIMUM:
+        parser.error(f"--rounds times --idle-seconds is up to {IDLE_MAXIMUM:g}")
     check_reference_python(parser, arguments)
+    if arguments.reference is not None and not (IN_GUEST or arguments.guest):
+        say("--reference is of no use without --guest: ble-reticulum is measured on BlueZ only")
     arguments.part = arguments.part or PARTS
     with tempfile.TemporaryDirectory(prefix="rns_ble_setup.") as name:
         # An installed package has its bytecode; without it each process would compile all that it imports.

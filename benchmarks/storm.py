@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from measuring import readable_output
+import measuring
 
 from rns_ble.testing.simulation import Report, Storm, storm
 
@@ -119,9 +119,10 @@ def main() -> None:
             weak=arguments.weak,
         )
         results = [measure(setting)]
-    with readable_output():
+    with measuring.readable_output():
         if arguments.json:
-            print(json.dumps(results[0] if arguments.nodes is not None else {"runs": results}))
+            told = results[0] if arguments.nodes is not None else {"runs": results}
+            print(json.dumps({**measuring.setting("storm"), **told}))
         else:
             for key in results[0]:
                 print(f"{key:44}" + "".join(f"{_text(result[key]):>12}" for result in results))

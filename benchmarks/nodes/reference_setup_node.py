@@ -1,9 +1,9 @@
 """As `setup_node.py`, with ble-reticulum's driver, which is loaded from a checkout of it.
 
-    PYTHON reference_setup_node.py central|peripheral ADAPTER CHECKOUT
+    PYTHON reference_setup_node.py central|peripheral ADAPTER CHECKOUT [--without-wait]
 
-PYTHON is one that has what that driver needs; nothing of rns_ble is imported here. Its wait
-before it looks for services and its scan windows are what they are by default.
+PYTHON is one that has what that driver needs; nothing of rns_ble is imported here. Its scan windows are what
+they are by default, and so is its wait before it looks for services, 1.5 s, unless it is told not to wait.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Told:
 class End:
     """One driver, and what it calls back, on threads of its own."""
 
-    def __init__(self, role: str, adapter: str, checkout: Path) -> None:
+    def __init__(self, role: str, adapter: str, checkout: Path, *, waits: bool) -> None:
         sys.path.insert(0, str(checkout / "src" / "RNS" / "Interfaces"))
         module = importlib.import_module("linux_bluetooth_driver")
         # Bleak takes any adapter that is on where none is named, as this driver leaves it.
@@ -53,6 +53,8 @@ class End:
         self._address = ""
         self._lost = threading.Event()
         self.driver: Any = module.LinuxBluetoothDriver(adapter_index=int(adapter.removeprefix("hci")))
+        if not waits:
+            self.driver.set_service_discovery_delay(0.0)
         self.driver.on_device_discovered = self._on_discovered
         self.driver.on_device_connected = self._on_connected
         self.driver.on_device_disconnected = self._on_disconnected
@@ -110,8 +112,9 @@ def main() -> None:
     parser.add_argument("role", choices=IDENTITIES)
     parser.add_argument("adapter")
     parser.add_argument("checkout", type=Path)
+    parser.add_argument("--without-wait", action="store_true")
     arguments = parser.parse_args()
-    end = End(arguments.role, arguments.adapter, arguments.checkout)
+    end = End(arguments.role, arguments.adapter, arguments.checkout, waits=not arguments.without_wait)
     end.start()
     for line in sys.stdin:
         end.obey(json.loads(line)["command"])
