@@ -8,7 +8,6 @@ new link; whatever is next is measured all the same. Compared are the rounds tha
 
 from __future__ import annotations
 
-import statistics
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -21,8 +20,8 @@ import trio
 from bluez_devices import forget_devices
 from link_pairs import Flood, LinkFailed, Pair, open_pair
 from link_radio import SIZES
-from link_reference import REFERENCE, REFERENCE_SIZES, commands, needs
-from measuring import Figure, Reference
+from link_reference import REFERENCE, REFERENCE_SIZES, RETICULUM_NODE, commands, needs
+from measuring import Figure, Reference, percentiles
 
 from rns_ble.cli.demo.network import open_nodes
 from rns_ble.cli.progress import Progress
@@ -37,6 +36,9 @@ PAIRS: Final = len((*OURS, REFERENCE))
 ADAPTERS: Final = 2 * PAIRS
 """Of the guest: `hci0` and `hci1` for ble-reticulum, which has `hci0` in places where it should not, and so
 on for ours."""
+
+RETICULUMS: Final = ("hci0", "hci1")
+"""Adapters of the two Reticulum nodes, ours first and then ble-reticulum's."""
 
 ROLES: Final = ("central", "peripheral")
 
@@ -75,6 +77,7 @@ class Contestant:
     """By the role that had to send."""
     setting_up: dict[str, Any] = field(default_factory=dict)
     """Of the first link."""
+    versions: dict[str, str] = field(default_factory=dict)
     links: int = 0
     given_up: tuple[int, str] | None = None
     """The round, and who had to send, when no link was to be had."""
@@ -98,6 +101,7 @@ class Contestant:
             else:
                 progress.say(f"{self.name}: linked")
                 self.setting_up = self.setting_up or {**self._pair.setting_up, "attempts": attempt}
+                self.versions = self._pair.versions
         assert self._pair is not None
         return self._pair
 
@@ -128,6 +132,8 @@ class Contestant:
     def as_json(self) -> dict[str, Any]:
         """What was measured, by the sender's role and the size of the values."""
         told: dict[str, Any] = {"setting_up": self.setting_up, "links": self.links}
+        if self.versions:
+            told["versions"] = self.versions
         for sender, failures in self.failures.items():
             told[way(sender)] = {"failures": len(failures)}
             if failures:
@@ -144,12 +150,8 @@ class Contestant:
                 "dropped_by_driver": sum(flood.dropped for flood in floods),
             }
         for (sender, load), rounds in self.delays.items():
-            cuts = [statistics.quantiles(delays, n=100, method="inclusive") for delays in rounds.values()]
-            told[way(sender)].setdefault("delay_ms_of_100_bytes", {})[load] = {
-                "rounds": len(cuts),
-                "p50": Figure(tuple(cut[49] for cut in cuts)).as_json(),
-                "p99": Figure(tuple(cut[98] for cut in cuts)).as_json(),
-            }
+            taken = percentiles(list(rounds.values()))
+            told[way(sender)].setdefault("delay_ms_of_100_bytes", {})[load] = taken
         return told
 
 
@@ -201,11 +203,21 @@ async def measure(
         results["ratios"] = _ratios({one.name: one for one in run.contestants})
         results["Reticulum"] = await link_goodput.measure(
             open_nodes(directory, {"driver": "bleak"}),
-            [{"adapter": "hci0"}, {"adapter": "hci1"}],
+            [{"adapter": adapter} for adapter in RETICULUMS],
             resource,
             rounds,
             progress,
         )
+        if reference is not None and failed is None:
+            # After all the others: whatever it leaves behind disturbs nobody then.
+            await forget_devices(RETICULUMS)
+            results["Reticulum, ble-reticulum"] = await link_goodput.measure_reference(
+                directory,
+                commands(python, reference, *RETICULUMS, node=RETICULUM_NODE),
+                resource,
+                rounds,
+                progress,
+            )
     return results
 
 
@@ -271,8 +283,6 @@ class _Run:
                     return await pair.delays(sender, probes, size)
 
                 for one in self.contestants:
-                    if one.name == REFERENCE:
-                        continue
                     taken = await self._measured(one, number, sender, delays)
                     if taken is not None and len(taken) >= 2:  # all may have been lost
                         one.delays.setdefault((sender, load), {})[number] = taken

@@ -61,6 +61,8 @@ class Pair:
         self.name = name
         self.setting_up: dict[str, Any] = {}
         """What the central told when it was connected."""
+        self.versions: dict[str, str] = {}
+        """Of what it runs on, where that is not what this program runs on."""
         self._ends = ends
         self._changes = changes
         self._ended: str | None = None
@@ -98,7 +100,8 @@ class Pair:
 
     async def connect(self) -> None:
         """Link them. Raises `LinkFailed`."""
-        address = (await self.hear("peripheral", "ready"))["address"]
+        ready = await self.hear("peripheral", "ready")
+        address, self.versions = ready["address"], ready.get("versions", {})
         await self.hear("central", "ready")
         await self.ask("peripheral", "advertise", "advertising")
         told = await self.ask("central", "connect", "connected", address=address)

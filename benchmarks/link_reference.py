@@ -1,4 +1,4 @@
-"""Ble-reticulum's own Bluetooth driver, in processes of its own and with what it needs.
+"""Ble-reticulum's own Bluetooth driver, and its interface, in processes of their own and with what it needs.
 
 It needs bleak 1.1.1, bluezero, dbus-python, PyGObject and Reticulum, which this package's environment lacks.
 On Debian a throw-away environment has them so:
@@ -8,8 +8,9 @@ On Debian a throw-away environment has them so:
     reference/bin/python -m pip install bleak==1.1.1 rns
     reference/bin/python -m pip install --no-deps bluezero==0.9.1
 
-and `--reference-python reference/bin/python` names it. Bluezero comes without what it requires, because with
-that pip builds a PyGObject of its own.
+and `--reference-python reference/bin/python` names it. The version of Reticulum matters for its interface:
+seen were no announce that arrives with 1.5.7, and with 1.0.4 announces, but no Resource whole. Bluezero comes
+without what it requires, because with that pip builds a PyGObject of its own.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from measuring import Reference
 
 NODE: Final = Path(__file__).parent / "nodes" / "reference_node.py"
 
+RETICULUM_NODE: Final = NODE.with_name("reference_reticulum_node.py")
+
 REFERENCE: Final = "ble-reticulum"
 """Its name among the contestants."""
 
-REFERENCE_SIZES: Final = (244, 505)
-"""Bytes: one data channel PDU, and the longest fragment that its interface makes of an ATT MTU of 517."""
+REFERENCE_SIZES: Final = (20, 182, 244, 505)
+"""Bytes: as ours, but for the longest, which is the longest fragment that its interface makes of an ATT MTU
+of 517."""
 
 PYTHON: Final = "/usr/bin/python3"
 """What runs it unless told: the one for which Debian's packages are."""
@@ -55,6 +59,8 @@ async def needs(python: str, reference: Reference) -> str | None:
     return f"{python}: {outcome.stderr.decode(errors='replace').strip().splitlines()[-1]}"
 
 
-def commands(python: str, reference: Reference, *adapters: str) -> list[list[str]]:
-    """What starts it, on each of these adapters."""
-    return [[python, str(NODE), str(reference.modules), adapter] for adapter in adapters]
+def commands(python: str, reference: Reference, *adapters: str, node: Path = NODE) -> list[list[str]]:
+    """What starts it, on each of these adapters. `node`: the program, for example `RETICULUM_NODE`, which
+    takes its directory besides.
+    """
+    return [[python, str(node), str(reference.modules), adapter] for adapter in adapters]

@@ -5,7 +5,8 @@
 - `radio`: the virtual radio and its Bluetooth hosts in this process; and a Resource between two Reticulum
   nodes, which meet on an ether process as those of `rns-ble demo` do.
 - `bluez`: the real bluetoothd in the laboratory's guest (docs/bluez-lab.md). Values by sockets beside values
-  by D-Bus calls, and with `--reference` beside ble-reticulum's; delays, idle and under bulk; and a Resource.
+  by D-Bus calls, and with `--reference` beside ble-reticulum's; delays, idle and under bulk; and a Resource,
+  with `--reference` also with ble-reticulum's interface.
 
 In the guest the one processor is shared by both ends, bluetoothd, dbus-daemon and the virtual controllers, so
 only ratios mean something elsewhere. What `--reference` needs is told in `link_reference.py`.

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 import json
 import os
+import platform
 import sys
 import threading
 import time
@@ -23,6 +25,24 @@ from typing import Any
 
 SERVICE, RX, TX, IDENTITY = (f"37145b00-442d-4a94-917f-8f42c5da28{end}" for end in ("e3", "e5", "e4", "e6"))
 """The protocol's UUIDs."""
+
+
+PROBE = 100
+STAMP = 8
+"""Bytes, as with `bluez_node.py`: of a value whose way is timed, and of the time in its begin."""
+
+LIBRARIES = ("bleak", "bluezero", "dbus-python", "rns")
+
+
+def versions() -> dict[str, str]:
+    """Of what it runs on."""
+    found = {"Python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:  # a package of the system's may say none
+            found[library] = "unknown"
+    return found
 
 
 class Node:
@@ -62,7 +82,7 @@ class Node:
         """Its interface starts it so; the peripheral's GATT server is there when it advertises."""
         self.driver.start(SERVICE, RX, TX, IDENTITY)
         self.driver.set_identity(os.urandom(16))
-        self.tell("ready", address=self.driver.get_local_address())
+        self.tell("ready", address=self.driver.get_local_address(), versions=versions())
 
     # --- callbacks, on threads of the driver's ---
 
@@ -80,6 +100,8 @@ class Node:
             self.tell("connected", seconds=seconds, att_mtu=self.driver.get_peer_mtu(address))
 
     def _on_data_received(self, _address: str, data: bytes) -> None:
+        if len(data) == PROBE:
+            self._delays.append((time.monotonic_ns() - int.from_bytes(data[:STAMP], "big")) / 1e6)
         if len(data) != self._size:
             return  # the handshake, for example
         self._last = time.monotonic()
@@ -90,7 +112,8 @@ class Node:
     # --- commands ---
 
     def _begin(self, size: int) -> None:
-        """Values of this size count from now on."""
+        """Values of this size, and probes, count from now on."""
+        self._delays: list[float] = []
         self._values, self._first, self._last = 0, 0.0, 0.0
         self._size = size
 
@@ -108,8 +131,15 @@ class Node:
             case "send":
                 self._send(fields["count"], fields["size"])
             case "report":
-                seconds = self._last - self._first
-                self.tell("report", values=self._values, seconds=seconds, cpu=time.process_time())
+                self.tell(
+                    "report",
+                    values=self._values,
+                    seconds=self._last - self._first,
+                    cpu=time.process_time(),
+                    delays=self._delays,
+                )
+            case "probe":
+                self._probe(fields["count"], fields["every"], fields["size"])
             case _:
                 raise ValueError(f"unknown command {command!r}")
 
@@ -132,6 +162,32 @@ class Node:
             self.tell("failed", reason=f"{type(error).__name__}: {error}")
         else:
             self.tell("sent", seconds=time.monotonic() - began)
+
+    def _probe(self, count: int, every: float, size: int) -> None:
+        """Probes, one each so many seconds, and between them values of this size without a pause; 0: none."""
+        over = threading.Event()
+
+        def flood() -> None:
+            while not over.is_set():
+                self.driver.send(self._peer, bytes(size))
+
+        thread = threading.Thread(target=flood, daemon=True)
+        try:
+            if size:
+                thread.start()
+            for _ in range(count):
+                time.sleep(every)
+                stamp = time.monotonic_ns().to_bytes(STAMP, "big")
+                self.driver.send(self._peer, stamp.ljust(PROBE, b"\0"))
+        except Exception as error:  # noqa: BLE001 - whatever it raises
+            traceback.print_exc()
+            self.tell("failed", reason=f"{type(error).__name__}: {error}")
+        else:
+            self.tell("probed")
+        finally:
+            over.set()
+            if size:
+                thread.join()
 
 
 def main() -> None:
