@@ -11,7 +11,6 @@ one reaches the peers of all (`BLELink.shared`). There
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Final
 from weakref import WeakValueDictionary
@@ -129,30 +128,21 @@ class Session:
 
 
 class Carrier:
-    """One link, or the channel that several of them share."""
+    """What the packets of one link leave by. They have one sender, the peer's."""
 
-    def __init__(self, cuts: Cuts, *, shared: bool = False) -> None:
-        """`cuts`: of packets on links that do not keep the order of values. `shared`: by several links."""
+    def __init__(self, cuts: Cuts) -> None:
+        """`cuts`: of packets on links that do not keep the order of values."""
         self.sessions: set[Session] = set()
         """Whose peers hear what is sent."""
-        # A link that shares with none has one sender, its peer's, and the lock's checkpoint is a quarter of
-        # what sending costs.
-        self._turn = trio.StrictFIFOLock() if shared else nullcontext()
         self._fragmenter: Fragmenter | None = None
         self._pairs = PairFragmenter(cuts)
-        self._heard: dict[bytes, tuple[float, set[Session]]] = {}  # packet → deadline, whose turn is to come
 
     async def send(self, session: Session, packet: bytes) -> None:
         """As `Session.send_packet`."""
-        async with self._turn:
-            if session.lost:
-                raise LinkLost("the link was lost while other packets had their turn")
-            if self._has_heard(session, packet):
-                return
-            others = [other for other in self.sessions if other is not session]
-            for value in self._fragment(session, packet):
-                await session.send(value, ValueKind.FRAGMENT)
-            self._have_heard(others, packet)
+        if session.lost:
+            raise LinkLost("the link was lost before the packet was sent")
+        for value in self._fragment(session, packet):
+            await session.send(value, ValueKind.FRAGMENT)
 
     def give_up(self) -> None:
         """It takes nothing any more. That ends all who share it, for each would find out for himself, one
@@ -164,8 +154,6 @@ class Carrier:
     def leave(self, session: Session) -> None:
         """Its link has ended."""
         self.sessions.discard(session)
-        for _deadline, listeners in self._heard.values():
-            listeners.discard(session)
 
     def _fragment(self, session: Session, packet: bytes) -> list[bytes]:
         limit = session.link.value_limit
@@ -176,6 +164,30 @@ class Carrier:
         if self._fragmenter is None or self._fragmenter.value_limit != limit:
             self._fragmenter = Fragmenter(limit)
         return self._fragmenter.fragment(packet)
+
+
+class SharedCarrier(Carrier):
+    """The channel that several links share."""
+
+    def __init__(self, cuts: Cuts) -> None:
+        super().__init__(cuts)
+        self._turn = trio.StrictFIFOLock()
+        self._heard: dict[bytes, tuple[float, set[Session]]] = {}  # packet → deadline, whose turn is to come
+
+    async def send(self, session: Session, packet: bytes) -> None:
+        """As `Session.send_packet`; a packet that the peer has heard already is not sent again."""
+        async with self._turn:
+            if not session.lost and self._has_heard(session, packet):
+                return
+            others = [other for other in self.sessions if other is not session]
+            await super().send(session, packet)
+            self._have_heard(others, packet)
+
+    def leave(self, session: Session) -> None:
+        """Its link has ended."""
+        super().leave(session)
+        for _deadline, listeners in self._heard.values():
+            listeners.discard(session)
 
     def _has_heard(self, session: Session, packet: bytes) -> bool:
         if packet not in self._heard:
@@ -205,13 +217,15 @@ class Carriers:
     def __init__(self, cuts: Cuts) -> None:
         """`cuts`: as `Carrier`'s."""
         self._cuts = cuts
-        self._shared: WeakValueDictionary[object, Carrier] = WeakValueDictionary()  # by `BLELink.shared`
+        self._shared: WeakValueDictionary[object, SharedCarrier] = (
+            WeakValueDictionary()
+        )  # by `BLELink.shared`
 
     def of(self, link: BLELink) -> Carrier:
         """What packets for this link leave by."""
-        carrier = None if link.shared is None else self._shared.get(link.shared)
+        if link.shared is None:
+            return Carrier(self._cuts)
+        carrier = self._shared.get(link.shared)
         if carrier is None:
-            carrier = Carrier(self._cuts, shared=link.shared is not None)
-            if link.shared is not None:
-                self._shared[link.shared] = carrier
+            self._shared[link.shared] = carrier = SharedCarrier(self._cuts)
         return carrier
