@@ -376,7 +376,8 @@ def rows(result: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[s
         elif isinstance(inner, dict):
             yield from rows(inner, here)
         elif isinstance(inner, list) and inner and all(isinstance(one, str) for one in inner):
-            yield ", ".join(here), f"{len(inner)}; the last: {inner[-1]}", ""
+            told = inner[-1].replace("[", r"\[").replace("|", r"\|")  # which mean something in a table
+            yield ", ".join(here), f"{len(inner)}; the last: {told}", ""
         elif isinstance(inner, bool | int | float | str):
             yield ", ".join(here), f"{inner:,g}" if isinstance(inner, float) else str(inner), ""
 
