@@ -86,7 +86,7 @@ PARTS: Final = (
         "bluez",
         "link_throughput.py",
         ("--on", "bluez", "--rounds", "1", "--values", "1500", "--probes", "20", "--resource", "65536"),
-        ("--on", "bluez", "--rounds", "5", "--values", "1500"),
+        ("--on", "bluez", "--rounds", "7", "--values", "1500"),
         reference=True,
         guest=True,
     ),
