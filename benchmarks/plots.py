@@ -135,9 +135,10 @@ WAYS: Final = ("central to peripheral", "peripheral to central")
 def link(result: dict[str, Any]) -> Any:
     """Values a second where no bluetoothd is, and their delays."""
     figure, (own, radio, delays) = plt.subplots(1, 3, figsize=(8, 3.2), layout="constrained")
-    for index, way in enumerate(("out", "in")):
+    ways = {"out": "out", "in": "in", "in by calls": "in by D-Bus calls"}
+    for index, (way, name) in enumerate(ways.items()):
         by_size = result["sockets"][way]
-        _bars(own, index, 2, [at["values_per_s"] for at in by_size.values()], way)
+        _bars(own, index, 3, [at["values_per_s"] for at in by_size.values()], name)
         own.set_xticks(range(len(by_size)), by_size)
     for index, way in enumerate(WAYS):
         by_size = {size: at for size, at in result["radio"][way].items() if size.isdecimal()}
@@ -149,7 +150,7 @@ def link(result: dict[str, Any]) -> Any:
         taken = [result["radio"][WAYS[0]]["delay_ms_of_100_bytes"][load][which] for load in loads]
         _bars(delays, index, 2, taken, which)
     delays.set_xticks(range(len(loads)), loads)
-    for axes, title in ((own, "a socket, and no radio"), (radio, "virtual radio"), (delays, "virtual radio")):
+    for axes, title in ((own, "no radio and no bluetoothd"), (radio, "virtual radio"), (delays, "virtual radio")):
         axes.set(title=title)
         axes.title.set_size(9)
         axes.margins(y=0.3)  # for the legend

@@ -26,8 +26,11 @@ from bleak.backends.bluezdbus.version import BlueZFeatures
 from bleak.backends.device import BLEDevice
 from dbus_next import Message
 from dbus_next.aio import MessageBus
+from dbus_next.signature import SignatureTree
 
 from rns_ble.drivers import asyncio_loop, bluez
+from rns_ble.drivers.bluez.bus import _Connection
+from rns_ble.drivers.bluez.unmarshaller import Unmarshaller
 
 WATCHED = {
     # bleak
@@ -40,6 +43,7 @@ WATCHED = {
     "_finalize",
     # dbus-next; dbus-fast's `_sock`, too
     "_fd",
+    "_get",
     "_loop",
     "_sock",
     "_stream",
@@ -167,6 +171,18 @@ def test_dbus_next_writes_with_the_writers_socket(bus: tuple[str, socket.socket]
 
     asyncio.run(write())
     assert b"/there" in b"".join(sent)
+
+
+def test_dbus_next_reads_with_our_unmarshaller_and_its_sockets(bus: tuple[str, socket.socket]) -> None:
+    async def look() -> None:
+        connection = _Connection(bus_address=bus[0], negotiate_unix_fd=True)
+        assert isinstance(connection._unmarshaller, Unmarshaller)
+        assert connection._unmarshaller.sock is connection._sock
+        connection._stream.close()
+        connection._sock.close()
+
+    asyncio.run(look())
+    assert SignatureTree._get("a{sv}").types[0].signature == "a{sv}"
 
 
 def test_dbus_fast_lets_go_of_a_connection_that_was_not_made(bus: tuple[str, socket.socket]) -> None:

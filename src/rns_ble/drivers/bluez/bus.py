@@ -22,6 +22,7 @@ from dbus_next.errors import AuthError
 
 from rns_ble import quiet
 from rns_ble.drivers.base import AdapterUnavailable, BLEError, PermissionDenied
+from rns_ble.drivers.bluez.unmarshaller import Unmarshaller
 
 if TYPE_CHECKING:
     from rns_ble.drivers.asyncio_loop import AsyncioLoop
@@ -137,7 +138,12 @@ class PatientSocket:
 
 
 class _Connection(MessageBus):  # type: ignore[misc]  # dbus-next has no types
-    """It does not leave a socket behind where nobody listens, as after a restart of the bus."""
+    """It does not leave a socket behind where nobody listens, as after a restart of the bus, and reads with
+    our `Unmarshaller`.
+    """
+
+    def _create_unmarshaller(self) -> Unmarshaller:
+        return Unmarshaller(self._stream, self._sock)
 
     def _setup_socket(self) -> None:
         try:
