@@ -150,7 +150,11 @@ def link(result: dict[str, Any]) -> Any:
         taken = [result["radio"][WAYS[0]]["delay_ms_of_100_bytes"][load][which] for load in loads]
         _bars(delays, index, 2, taken, which)
     delays.set_xticks(range(len(loads)), loads)
-    for axes, title in ((own, "no radio and no bluetoothd"), (radio, "virtual radio"), (delays, "virtual radio")):
+    for axes, title in (
+        (own, "no radio and no bluetoothd"),
+        (radio, "virtual radio"),
+        (delays, "virtual radio"),
+    ):
         axes.set(title=title)
         axes.title.set_size(9)
         axes.margins(y=0.3)  # for the legend
