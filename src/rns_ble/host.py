@@ -15,6 +15,8 @@ queue; the delivery thread takes them out and tells its own listener, in the sam
 
 from __future__ import annotations
 
+# Before the interpreter may have begun to end: this one can't be loaded then any more, and asyncio needs it.
+import concurrent.futures.thread  # noqa: F401
 import contextlib
 import enum
 import threading

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import errno
 import gc
@@ -75,6 +76,30 @@ def run_in_a_loop_of_its_own() -> tuple[str, int]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(20)
         loop.close()
+
+
+MEANWHILE = """
+import asyncio, sys, trio
+class OtherThread:
+    def find_spec(self, name, path=None, target=None):
+        sys.meta_path.remove(self)
+        try:
+            loop = asyncio.new_event_loop()
+            loop.close()
+        finally:
+            sys.meta_path.insert(0, self)
+        made.setdefault(type(loop).__module__, name)
+made = {}
+sys.meta_path.insert(0, OtherThread())
+import rns_ble.drivers.asyncio_loop
+print(made)
+"""
+"""Another thread has its turn whenever something is imported, for that reads files."""
+
+
+def test_the_loops_that_are_made_during_the_import_are_plain_ones() -> None:
+    ran = subprocess.run([sys.executable, "-c", MEANWHILE], capture_output=True, text=True, check=True)
+    assert list(ast.literal_eval(ran.stdout)) == [PLAIN[0]]
 
 
 PLAIN = ("asyncio.unix_events", 1)

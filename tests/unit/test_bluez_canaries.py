@@ -42,6 +42,7 @@ WATCHED = {
     # dbus-fast
     "_finalize",
     # dbus-next; dbus-fast's `_sock`, too
+    "_cache",
     "_fd",
     "_get",
     "_loop",

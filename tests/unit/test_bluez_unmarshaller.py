@@ -15,9 +15,10 @@ if not sys.platform.startswith("linux"):
 
 from dbus_next import Message, MessageFlag, MessageType, Variant
 from dbus_next._private import unmarshaller as dbus_nexts
+from dbus_next.signature import SignatureTree
 
 from rns_ble.drivers.bluez import unmarshaller
-from rns_ble.drivers.bluez.unmarshaller import LONGEST, REMEMBERED, Unmarshaller
+from rns_ble.drivers.bluez.unmarshaller import LONGEST, REMEMBERED, SIGNATURES, Unmarshaller
 
 CHARACTERISTIC = "org.bluez.GattCharacteristic1"
 
@@ -139,3 +140,12 @@ def test_nobody_makes_us_remember_a_lot(remembered: Any) -> None:
     unmarshaller._array.cache_clear()
     as_read(call(b"", {"text": Variant("s", LONGEST * "x")}, path="/" + LONGEST * "x")._marshall())
     assert remembered().currsize == 0
+
+
+def test_nobody_fills_the_memory_with_signatures(remembered: Any) -> None:
+    for number in range(SIGNATURES + 10):
+        signature = "".join("yn"[number >> bit & 1] for bit in range(12))
+        body = [0] * len(signature)
+        message = Message(path="/x", member="Is", signature=signature, body=body, serial=1)
+        assert as_read(message._marshall())["body"] == body
+        assert len(SignatureTree._cache) <= SIGNATURES + 2

@@ -4,8 +4,9 @@ This is the only module that imports trio-asyncio, for three things about it hav
 
 1. Importing it changes asyncio for the whole process: `asyncio.run` in another thread gets trio-asyncio's
    loop, and `new_event_loop()` with `Thread(run_forever)` fails. Reticulum's I2P interface does exactly that.
-   The policy for code outside Trio is put back right after the import. It is a private attribute:
-   pyproject.toml pins the minor release, and a test watches over it.
+   The policy for code outside Trio is put back as soon as it was changed, before the rest is imported, for
+   Reticulum's other threads go on meanwhile. It is a private attribute: pyproject.toml pins the minor
+   release, and a test watches over it.
 2. Its default exception handler ends the loop, and with it the driver, on harmless races such as a socket
    that was closed while somebody waited for it. Ours reports and goes on.
 3. The loop is a nursery inside, so whatever its block raises would come out in exception groups. `plainly`
@@ -16,9 +17,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import sys
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.util import find_spec, module_from_spec
 from typing import Any, Final, Protocol, TypeVar, cast
 from weakref import WeakSet
 
@@ -26,12 +29,29 @@ import trio
 
 from rns_ble import quiet
 
+
+def _load_trio_asyncio() -> None:
+    spec = find_spec("trio_asyncio")
+    if spec is None or spec.loader is None or spec.name in sys.modules:
+        return  # the import tells what there is to tell
+    sys.modules[spec.name] = package = module_from_spec(spec)
+    _put_policy_back()
+    spec.loader.exec_module(package)
+
+
+def _put_policy_back() -> None:
+    from trio_asyncio import _loop  # noqa: PLC0415 - this is what changes it
+
+    _loop._FakedPolicy.policy = _loop._original_policy
+
+
 with warnings.catch_warnings():
     # On Python 3.12 and later; trio-asyncio takes from asyncio what goes in 3.14, and so do we end at 3.13.
     warnings.filterwarnings("ignore", ".*AbstractChildWatcher.*", DeprecationWarning)
+    _load_trio_asyncio()
     import trio_asyncio
 
-trio_asyncio._loop._FakedPolicy.policy = trio_asyncio._loop._original_policy
+_put_policy_back()  # also where somebody else had imported it
 
 log = quiet.logger(__name__)
 

@@ -141,6 +141,28 @@ class LabController(Controller):
     supported_max_tx_octets = 251
     supported_max_rx_octets = 251
 
+    def __init__(self, *arguments: Any) -> None:
+        self.reported: set[Any] = set()
+        super().__init__(*arguments)
+
+    def on_hci_le_set_scan_enable_command(self, command: Any) -> Any:
+        self.reported.clear()
+        return super().on_hci_le_set_scan_enable_command(command)
+
+    def on_advertising_pdu(self, pdu: Any) -> None:
+        # Bumble reports everybody each time, also where the host wants each once (Core Specification, Vol 6
+        # Part B, 4.4.3.5).
+        enabled = self.le_scan_enable
+        self.le_scan_enable = enabled and not (
+            self.filter_duplicates and pdu.advertiser_address in self.reported
+        )
+        try:
+            super().on_advertising_pdu(pdu)  # it may also be somebody to connect to
+        finally:
+            self.le_scan_enable = enabled
+        if enabled:
+            self.reported.add(pdu.advertiser_address)
+
     def time_out(self, connection: Any) -> None:
         if connection in self.le_connections.values():
             self.on_le_disconnected(connection, hci.HCI_ErrorCode.CONNECTION_TIMEOUT_ERROR)

@@ -115,6 +115,7 @@ class BleakDriver(BLEDriverInterface):
             await prepare_bleak(loop)
             try:
                 nursery.start_soon(self._watch, stack)
+                nursery.start_soon(stack.scanner.keep_hearing)
                 try:
                     with self._body:
                         self._stack = stack

@@ -23,6 +23,10 @@ OPTIONS: Final = "a{sv}"
 REMEMBERED: Final = 256
 """Headers and options, of all connections: those of 7 centrals, and of signals about a hundred devices."""
 
+SIGNATURES: Final = 1024
+"""That dbus-next keeps the trees of. It would keep every one there ever was, 42 kB for one of 255 bytes, and
+any local user can have the bus hand on others."""
+
 LONGEST: Final = 512
 """Bytes of one that is remembered: any local user can have the bus hand on longer ones."""
 
@@ -31,6 +35,11 @@ class Unmarshaller(unmarshaller.Unmarshaller):  # type: ignore[misc]  # dbus-nex
     """One message. What it consists of is shared with later messages, and must not be changed."""
 
     offset: int
+
+    def __init__(self, *stream_and_socket: Any) -> None:
+        super().__init__(*stream_and_socket)
+        if len(SignatureTree._cache) > SIGNATURES:
+            SignatureTree._cache.clear()
 
     def read_array(self, type_: SignatureType) -> Any:
         """Header fields, and options of calls, from memory where the same bytes have come before."""

@@ -131,6 +131,7 @@ class BumbleDriver(BLEDriverInterface):
                     raise stack.gone()
             finally:
                 self._stack = None
+                await self._scanning.stop()
                 await stack.power_off()
                 nursery.cancel_scope.cancel()
 

@@ -47,8 +47,7 @@ class Scanning:
         """The controller would not scan when nobody waited for it. It is asked again, and again."""
         self._lock = trio.Lock()
         self._renew_at = math.inf
-        self._renewals = trio.lowlevel.ParkingLot()
-        """Where `keep_hearing` waits; to be woken when it is to wait for another time."""
+        self._until_renewal = trio.CancelScope()
 
     async def apply(self) -> None:
         """Raises `AdapterUnavailable`."""
@@ -79,13 +78,17 @@ class Scanning:
         self.paused = False
         await self._go_on()
 
+    async def stop(self) -> None:
+        """For good, and not before a scan that is just being begun. Shields itself, and never raises."""
+        self.wanted = False
+        await self._go_on()
+
     async def keep_hearing(self) -> NoReturn:
         """Begin the scan anew whenever it is time to."""
         while True:
-            with trio.move_on_at(self._renew_at) as waiting:
-                await self._renewals.park()
-            if waiting.cancelled_caught:
-                await self._go_on()
+            with trio.CancelScope(deadline=self._renew_at) as self._until_renewal:
+                await trio.sleep_forever()
+            await self._go_on()
 
     def hear_again(self) -> None:
         """Have everybody reported anew: somebody who was reported already may have become of interest."""
@@ -93,8 +96,7 @@ class Scanning:
             self._renew(trio.current_time())
 
     def _renew(self, when: float) -> None:
-        self._renew_at = when
-        self._renewals.unpark_all()
+        self._renew_at = self._until_renewal.deadline = when
 
     async def _go_on(self) -> None:
         with trio.CancelScope(shield=True):  # each command has its own time-out
