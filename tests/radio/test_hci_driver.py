@@ -25,6 +25,7 @@ from rns_ble.drivers.base import (
 from rns_ble.drivers.hci import BumbleDriver, VirtualRadio
 from rns_ble.drivers.hci.advertising_data import Report, encode, uuid_on_air
 from rns_ble.drivers.hci.controller import RadioController
+from rns_ble.drivers.hci.host import RadioHost
 from rns_ble.drivers.hci.sightings import REMEMBERED, Sightings
 from rns_ble.drivers.hci.standing_jobs import RENEWAL
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID
@@ -166,6 +167,37 @@ async def test_leaving_releases_everything(bench) -> None:
         assert bench.radio.connections == bench.radio.dialling == bench.radio.addresses == []
         await trio.sleep(1)
         assert asyncio.all_tasks(loop) == set()
+
+
+async def test_leaving_leaves_no_scan_behind_that_is_just_being_begun_anew(bench, monkeypatch) -> None:
+    scans = {}
+
+    def noted(name, scans_then) -> None:
+        command = getattr(RadioController, name)
+
+        def note(controller, given):
+            scans[controller] = scans_then(given)
+            return command(controller, given)
+
+        monkeypatch.setattr(RadioController, name, note)
+
+    def late(host, packet) -> None:
+        answer = packet[:2] == bytes([hci.HCI_EVENT_PACKET, hci.HCI_COMMAND_COMPLETE_EVENT])
+        asyncio.get_running_loop().call_later(0.01 if answer else 0, on_packet, host, packet)
+
+    noted("on_hci_le_set_scan_enable_command", lambda given: bool(given.le_scan_enable))
+    noted("on_hci_reset_command", lambda _given: False)
+    on_packet = RadioHost.on_packet
+    monkeypatch.setattr(RadioHost, "on_packet", late)
+    for milliseconds in range(0, 60, 5):
+        async with BumbleDriver(bench.radio) as driver:
+            driver.set_identity(bytes(16))
+            await driver.start(*UUIDS)
+            await driver.start_scanning()
+            await trio.sleep(RENEWAL + milliseconds / 1000)
+        await trio.sleep(1)
+    assert not any(scans.values())
+    assert len(scans) == 12
 
 
 async def test_leaving_ends_a_connect_that_another_task_waits_for(bench) -> None:

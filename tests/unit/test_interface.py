@@ -43,6 +43,23 @@ def test_importing_the_interface_brings_in_neither_trio_nor_bluetooth_and_change
     )
 
 
+@pytest.mark.parametrize("driver", ["bluez import BleakDriver", "hci import BumbleDriver"])
+def test_the_libraries_can_still_be_loaded_when_the_interpreter_has_begun_to_end(driver):
+    if driver.startswith("bluez") and not sys.platform.startswith("linux"):
+        pytest.skip("BlueZ is Linux's")
+    code = (
+        "import atexit, threading, time, rns_ble.interface\n"
+        "def load():\n"
+        "    threading.main_thread().join(); time.sleep(0.1)\n"
+        f"    import rns_ble.trio_thread; from rns_ble.drivers.{driver}\n"
+        "    print('loaded')\n"
+        "thread = threading.Thread(target=load, daemon=True); thread.start()\n"
+        "atexit.register(thread.join)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True)
+    assert ended.stdout == b"loaded\n"
+
+
 # --- what we lean on in Reticulum: if one of these fails, a new RNS wants a look ---
 
 
