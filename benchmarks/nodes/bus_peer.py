@@ -87,7 +87,7 @@ def answer(call: Message, service_uuid: str) -> bytes:
         "Get": ("v", [Variant("as", [service_uuid])]),
     }
     reply = Message.new_method_return(call, *bodies.get(call.member, ("", [])))
-    reply.sender, reply.serial = ":1.0", call.serial
+    reply.serial = call.serial
     marshalled: bytes = bytes(reply._marshall())
     return marshalled
 

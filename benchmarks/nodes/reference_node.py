@@ -166,10 +166,14 @@ class Node:
     def _probe(self, count: int, every: float, size: int) -> None:
         """Probes, one each so many seconds, and between them values of this size without a pause; 0: none."""
         over = threading.Event()
+        failures: list[Exception] = []
 
         def flood() -> None:
-            while not over.is_set():
-                self.driver.send(self._peer, bytes(size))
+            try:
+                while not over.is_set():
+                    self.driver.send(self._peer, bytes(size))
+            except Exception as error:  # noqa: BLE001 - told by the other thread
+                failures.append(error)
 
         thread = threading.Thread(target=flood, daemon=True)
         try:
@@ -177,6 +181,8 @@ class Node:
                 thread.start()
             for _ in range(count):
                 time.sleep(every)
+                if failures:
+                    raise failures[0]
                 stamp = time.monotonic_ns().to_bytes(STAMP, "big")
                 self.driver.send(self._peer, stamp.ljust(PROBE, b"\0"))
         except Exception as error:  # noqa: BLE001 - whatever it raises

@@ -69,10 +69,6 @@ SCAN_WINDOW: Final = 2.0
 """Seconds of one scan in the power modes that pause: BlueZ and Android advertise every 1.28 s or faster by
 default, so one window hears each of them at least once."""
 
-HEARD_AT_LEAST: Final = 5.0
-"""Seconds in which a scan without pause hears everybody who advertises: over twice the longest interval in
-use, which is 2 s."""
-
 SAVER_INTERVAL: Final = 60.0
 """Seconds from one scan to the next in power mode `saver` and in nodes that do not dial, at least."""
 
@@ -135,7 +131,7 @@ class Mesh:
             is_linked=self._is_linked,
             radio_tokens=driver.establishing.total_tokens,
             longest_silence=max(SEEN_RECENTLY, _scan_interval(config) + SCAN_WINDOW),
-            heard_within=min(SEEN_RECENTLY, max(HEARD_AT_LEAST, _scan_interval(config) + SCAN_WINDOW)),
+            heard_within=min(SEEN_RECENTLY, _heard_within(config, driver)),
             displaces=lambda identity: self._least_known(identity) is not None,
         )
         self._cuts = Cuts(longest_packet)
@@ -397,6 +393,12 @@ class Mesh:
             peers=tuple(peer.status() for peer in self.peers.values()),
             candidates=self.admission.status(trio.current_time()),
         )
+
+
+def _heard_within(config: BLEConfig, driver: BLEDriverInterface) -> float:
+    """Seconds between two sightings of a peer that is there, at most. Each scan tells of everybody anew."""
+    interval = _scan_interval(config)
+    return interval + SCAN_WINDOW if interval > SCAN_WINDOW else driver.heard_again_within
 
 
 def _scan_interval(config: BLEConfig) -> float:

@@ -127,8 +127,6 @@ NEVER_FAILS: Final = {
     # waits for nothing
     ("link", "aclose", "await trio.lowlevel.checkpoint()"),
     ("driver", "_part", "await stack.central.release()  # it has a deadline of its own"),
-    # at any time, by itself: what is not BlueZ's error ends the driver, whatever else it does just then
-    ("scanner", "keep_hearing", "await self.apply()"),
     # what waits is trio-asyncio's
     ("driver", "_run", "async with open_asyncio_loop() as loop:"),
     # bleak would leave its connection behind; that is why it is shielded

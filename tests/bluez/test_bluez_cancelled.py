@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from rns_ble.drivers.base import BLELink
-from rns_ble.drivers.bluez import BleakDriver, scanner
+from rns_ble.drivers.bluez import BleakDriver
 from rns_ble.drivers.bluez.examination import examine
 from rns_ble.testing.checkpoints import Way
 from tests.bluez import census, laboratory
@@ -28,7 +28,7 @@ from tests.bluez.interrupted import (
 from tests.bluez.test_bluez_faults import link, sighted, start
 from tests.bluez.test_bluez_pressure import answer
 
-SCENARIOS: Final = 8
+SCENARIOS: Final = 7
 """So many names have runs when all tests have run."""
 
 
@@ -87,25 +87,6 @@ async def test_switching_on_and_off(names: list[str], outages: list[str]) -> Non
         await cancelled_everywhere("switch", set(), run)
     await census.back_to(before, census.AT_ONCE)
     outages.append(figure("switch", began))
-
-
-async def test_scanning_for_long(
-    names: list[str], outages: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scanner, "RENEWAL", 0.2)
-    before = await census.at_rest()
-    began = trio.current_time()
-
-    async def run(name: str, cancelling: Cancelling) -> None:
-        with cancelling.block() as begin:
-            async with BleakDriver(name) as driver:
-                await start(driver, b"a")
-                begin()
-                await trio.sleep(2 * scanner.RENEWAL)
-
-    await cancelled_everywhere("scan", set(), *(partial(run, name) for name in names))
-    await census.back_to(before, census.AT_ONCE)
-    outages.append(figure("scan", began))
 
 
 async def test_connecting_and_closing(names: list[str], outages: list[str]) -> None:

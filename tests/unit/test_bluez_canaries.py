@@ -19,6 +19,7 @@ if not sys.platform.startswith("linux"):
     pytest.skip("BlueZ is Linux's", allow_module_level=True)
 
 import dbus_fast.aio
+import dbus_next._private.unmarshaller
 from bleak import BleakClient
 from bleak.backends.bluezdbus import manager
 from bleak.backends.bluezdbus.client import BleakClientBlueZDBus
@@ -42,7 +43,6 @@ WATCHED = {
     # dbus-fast
     "_finalize",
     # dbus-next; dbus-fast's `_sock`, too
-    "_cache",
     "_fd",
     "_get",
     "_loop",
@@ -184,6 +184,7 @@ def test_dbus_next_reads_with_our_unmarshaller_and_its_sockets(bus: tuple[str, s
 
     asyncio.run(look())
     assert SignatureTree._get("a{sv}").types[0].signature == "a{sv}"
+    assert "SignatureTree._get(signature)" in inspect.getsource(dbus_next._private.unmarshaller)
 
 
 def test_dbus_fast_lets_go_of_a_connection_that_was_not_made(bus: tuple[str, socket.socket]) -> None:

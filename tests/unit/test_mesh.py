@@ -10,7 +10,7 @@ import trio
 
 from rns_ble.config import BLEConfig
 from rns_ble.drivers.base import BLEDevice, BLELink, DriverState, PeerUnreachable, Role
-from rns_ble.mesh import ADVERTISING_RETRY
+from rns_ble.mesh import ADVERTISING_RETRY, _heard_within
 from rns_ble.protocol.fragmentation import ReassemblyStatistics
 from rns_ble.protocol.gatt import IDENTITY_UUID, RX_UUID, SERVICE_UUID, TX_UUID
 from rns_ble.protocol.pairs import Cuts, PairFragmenter
@@ -23,6 +23,21 @@ pytestmark = pytest.mark.virtual_time
 
 def config(**keys) -> BLEConfig:
     return BLEConfig(**{"power_mode": "aggressive", **keys})
+
+
+@pytest.mark.parametrize(
+    ("keys", "within"),
+    [
+        ({}, 14),
+        ({"power_mode": "balanced", "discovery_interval": 2}, 14),  # without a pause as well
+        ({"power_mode": "balanced", "discovery_interval": 5}, 7),
+        ({"power_mode": "saver"}, 62),
+    ],
+)
+async def test_a_peer_is_there_for_as_long_as_scan_and_driver_may_leave_it_unheard(keys, within) -> None:
+    driver = MockBLEDriver(Air(), address_of(0))
+    driver.heard_again_within = 14.0
+    assert _heard_within(config(**keys), driver) == within
 
 
 def linked(one: Node, other: Node) -> bool:

@@ -194,6 +194,10 @@ class BLEDriverInterface(ABC):
     Not safe to enter twice at once.
     """
 
+    heard_again_within: float = 5.0
+    """Seconds in which a scan that goes on sights everybody who advertises: over twice the longest interval
+    in use, which is 2 s. A driver whose stack tells of each peer more seldom says so here."""
+
     discovered: trio.MemoryReceiveChannel[BLEDevice]
     """Sightings, newest last; made anew at each entry."""
     accepted: trio.MemoryReceiveChannel[BLELink]

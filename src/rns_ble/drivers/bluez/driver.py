@@ -82,6 +82,11 @@ class _Stack:
 class BleakDriver(BLEDriverInterface):
     """One adapter of BlueZ's. Drivers that are entered one inside the other share an asyncio loop."""
 
+    heard_again_within = 14.0
+    """Most controllers report each peer once in a discovery, for Linux asks that of them. It lasts 10.24 s,
+    bluetoothd begins the next one within 0.75 s, and a peer may advertise every 2 s only. To begin one more
+    often would cost others: a panel that looks for classic devices would never get as far as to find one."""
+
     def __init__(self, adapter: str | None = None) -> None:
         """`adapter`: a name such as `hci0`, or the adapter's Bluetooth address, which stays the same whatever
         is plugged in; None: the first. Raises `ConfigurationError`.
@@ -115,7 +120,6 @@ class BleakDriver(BLEDriverInterface):
             await prepare_bleak(loop)
             try:
                 nursery.start_soon(self._watch, stack)
-                nursery.start_soon(stack.scanner.keep_hearing)
                 try:
                     with self._body:
                         self._stack = stack

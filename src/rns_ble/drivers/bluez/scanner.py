@@ -1,23 +1,19 @@
 """Discovery on one adapter, and who was sighted.
 
 BlueZ counts discoveries by D-Bus connection: ours ends with ours, and what other programs discover goes on.
-
-While a discovery lasts, the kernel has the controller report each device once, whatever is asked of BlueZ. It
-does so for 10.24 s, and BlueZ begins anew half a second later. So one that lasts is begun anew by us.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 from dbus_next import Variant
 
 from rns_ble import quiet
-from rns_ble.drivers.base import AdapterUnavailable, BLEDevice, BLEError
+from rns_ble.drivers.base import AdapterUnavailable, BLEDevice
 from rns_ble.drivers.bluez.adapter import is_powered
 from rns_ble.drivers.bluez.bus import BLUEZ, Refused
 from rns_ble.drivers.bluez.tree import ADAPTER, DEVICE
@@ -40,10 +36,6 @@ PATIENCE: Final = 20.0
 """Seconds before a discovery that can't be changed counts as a fault. When bluetoothd was killed while it
 looked for devices, the kernel goes on with that for 10.24 s, and begins nothing new (Core Specification, Vol
 3 Part C, Appendix A, TGAP(gen_disc_scan_min))."""
-
-RENEWAL: Final = 2.5
-"""Seconds after which a discovery that goes on is begun anew: longer than those of the power modes that
-pause, and within this time and the interval of advertising a peer counts as silent nowhere."""
 
 
 class Scanner:
@@ -72,8 +64,6 @@ class Scanner:
         self._pauses = 0
         self._needs = 0
         self._changing = trio.Lock()
-        self._renew_at = math.inf
-        self._until_renewal = trio.CancelScope()
         # Device paths. A service that vanishes on a connection goes from the device's UUIDs, and no later
         # advertisement brings it back, such as after the peer's program was started again.
         self._advertisers: set[str] = set()
@@ -90,31 +80,15 @@ class Scanner:
         """
         async with self._changing:
             should = (self.wanted and not self._pauses) or self._needs > 0
-            if should == self._running and trio.current_time() < self._renew_at:
+            if should == self._running:
                 return
             before, self._running = self._running, None
-            self._renew(math.inf)
             if before is not False:
                 await self._patiently("StopDiscovery")
             if should:
                 await self._patiently("SetDiscoveryFilter", "a{sv}", self._filter())
                 await self._patiently("StartDiscovery")
-                self._renew(trio.current_time() + RENEWAL)
             self._running = should
-
-    async def keep_hearing(self) -> NoReturn:
-        """Begin the discovery anew whenever it is time to, and when that fails, again and again."""
-        while True:
-            with trio.CancelScope(deadline=self._renew_at) as self._until_renewal:
-                await trio.sleep_forever()
-            try:
-                await self.apply()
-            except BLEError as error:
-                log.warning("not scanning for now: %s", error)
-                self._renew(trio.current_time() + RENEWAL)
-
-    def _renew(self, when: float) -> None:
-        self._renew_at = self._until_renewal.deadline = when
 
     def _filter(self) -> dict[str, Variant]:
         return {

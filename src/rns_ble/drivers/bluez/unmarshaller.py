@@ -24,11 +24,13 @@ REMEMBERED: Final = 256
 """Headers and options, of all connections: those of 7 centrals, and of signals about a hundred devices."""
 
 SIGNATURES: Final = 1024
-"""That dbus-next keeps the trees of. It would keep every one there ever was, 42 kB for one of 255 bytes, and
+"""That dbus-next keeps the trees of. It would keep all that there ever were, 42 kB for one of 255 bytes, and
 any local user can have the bus hand on others."""
 
 LONGEST: Final = 512
 """Bytes of one that is remembered: any local user can have the bus hand on longer ones."""
+
+SignatureTree._get = staticmethod(lru_cache(SIGNATURES)(SignatureTree))
 
 
 class Unmarshaller(unmarshaller.Unmarshaller):  # type: ignore[misc]  # dbus-next has no types
@@ -36,13 +38,11 @@ class Unmarshaller(unmarshaller.Unmarshaller):  # type: ignore[misc]  # dbus-nex
 
     offset: int
 
-    def __init__(self, *stream_and_socket: Any) -> None:
-        super().__init__(*stream_and_socket)
-        if len(SignatureTree._cache) > SIGNATURES:
-            SignatureTree._cache.clear()
-
     def read_array(self, type_: SignatureType) -> Any:
-        """Header fields, and options of calls, from memory where the same bytes have come before."""
+        """Header fields, and options of calls, from memory where the same bytes have come before.
+
+        Options are shared as they are: who is called reads them, and keeps none.
+        """
         signature = type_.signature
         if signature != FIELDS and (signature != OPTIONS or self.buf[1] != MessageType.METHOD_CALL.value):
             return super().read_array(type_)
@@ -50,7 +50,7 @@ class Unmarshaller(unmarshaller.Unmarshaller):  # type: ignore[misc]  # dbus-nex
         length = self.read_uint32()
         self.align(8)
         end = self.offset + length
-        if end - begin > LONGEST:
+        if end - begin > LONGEST or end > len(self.buf):
             self.offset = begin
             return super().read_array(type_)
         self.offset = end
