@@ -61,7 +61,7 @@ async def test_a_scan_lists_who_serves(pair: Pair) -> None:
     async with serving(*there):
         [device] = (await checked("scan", *here, "--seconds", "3"))["devices"]
         assert device["address"] == address
-        assert device["sightings"] > 1
+        assert device["sightings"] >= 1  # controllers report each once for every discovery
 
 
 async def test_two_sides_that_race_always_end_with_a_link(
